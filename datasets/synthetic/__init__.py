@@ -1,0 +1,1 @@
+"""Writers of synthetic data in the official on-disk layouts."""

@@ -1,0 +1,1 @@
+"""Sample-to-sample transforms: range filters, augmentation, object sampling."""

@@ -1,0 +1,5 @@
+"""Operators: one module each, holding the contract and the plain-PyTorch reference."""
+
+from anybev.device.ops import _native
+
+_native.load()

@@ -1,0 +1,108 @@
+"""How an operator is declared: schema, reference, fake, gradient and autocast in one object.
+
+Every operator is defined twice in the torch.library namespace ``anybev``: under its own name, which
+compiled kernels implement per dispatch key, and under ``<name>_reference``, which only the
+plain-PyTorch reference implements. Wrappers call the object; it picks the second when the user
+forces the reference through ``ANYBEV_OPS``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anybev import envs
+from anybev.device.ops import _native
+
+NAMESPACE = "anybev"
+_LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
+_DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA", "npu": "PrivateUse1"}
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+
+CONTRACTS: dict[str, "Contract"] = {}
+
+
+class Contract:
+    """One operator: its schema and every registration that does not depend on a backend.
+
+    Args:
+        name: stem of the operator, the same in every tree; ``_backward`` operators carry the
+            public operator's name in ``public``.
+        arguments: schema after the name, ``"(Tensor x) -> Tensor"``.
+        reference: plain-PyTorch implementation for any device.
+        fake: shape and dtype of the result for FakeTensor.
+        public: name under which ``ANYBEV_OPS`` and the status table know the operator.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        arguments: str,
+        *,
+        reference: Callable[..., Any],
+        fake: Callable[..., Any],
+        public: str | None = None,
+    ) -> None:
+        self.name = name
+        self.public = public or name
+        for qualified in self._names():
+            _LIBRARY.define(f"{qualified}{arguments}", tags=(torch.Tag.pt2_compliant_tag,))
+            _LIBRARY.impl(qualified, reference, "CompositeExplicitAutograd")
+            torch.library.register_fake(f"{NAMESPACE}::{qualified}", fake, lib=_LIBRARY)
+        CONTRACTS[name] = self
+
+    def _names(self) -> tuple[str, str]:
+        return self.name, f"{self.name}_reference"
+
+    def register_autograd(
+        self, backward: Callable[..., Any], *, setup_context: Callable[..., None]
+    ) -> None:
+        """Attach the gradient formula (see ``torch.library.register_autograd``)."""
+        for name in self._names():
+            torch.library.register_autograd(
+                f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_LIBRARY
+            )
+
+    def register_autocast(self, dtype: torch.dtype | None = None) -> None:
+        """Cast floating inputs under autocast: to ``dtype``, or to autocast's own when None."""
+        for name in self._names():
+            for device in _AUTOCAST_DEVICES:
+                target = dtype or (torch.bfloat16 if device == "cpu" else torch.float16)
+                torch.library.register_autocast(
+                    f"{NAMESPACE}::{name}", device, target, lib=_LIBRARY
+                )
+
+    def overload(self) -> Any:
+        """The torch operator that a call goes to now."""
+        forced = self.public in envs.forced_references()
+        return getattr(torch.ops.anybev, self.name + ("_reference" if forced else "")).default
+
+    def implementation(self, backend: str) -> str:
+        """``native``, ``vendor`` or ``reference`` for ``cpu``, ``cuda`` or ``npu``."""
+        if self.public in envs.forced_references():
+            return "reference"
+        key = _DISPATCH_KEYS[backend]
+        if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{self.name}", key):
+            return "vendor" if backend == "npu" else "native"
+        return "reference"
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the operator; the device of the first tensor argument picks the kernel.
+
+        Raises:
+            RuntimeError: ``ANYBEV_REQUIRE_NATIVE=1`` and the backend declares a native kernel that
+                is not there.
+        """
+        if envs.require_native():
+            self._require_native(args)
+        return self.overload()(*args)
+
+    def _require_native(self, args: tuple[Any, ...]) -> None:
+        device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
+        declared = device in _DISPATCH_KEYS and self.public in _native.DECLARED.get(device, ())
+        if declared and self.implementation(device) == "reference":
+            raise RuntimeError(
+                f"{self.public}: kernel on {device} must be native (ANYBEV_REQUIRE_NATIVE=1), got "
+                f"the reference; {_native.why_missing(self.public)}"
+            )

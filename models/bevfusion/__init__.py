@@ -1,0 +1,1 @@
+"""BEVFusion: lidar branch, BEV trunk, TransFusion head."""

@@ -1,0 +1,65 @@
+"""Every environment variable AnyBEV reads, parsed strictly and documented in one place.
+
+| variable | meaning | default |
+|---|---|---|
+| ``ANYBEV_BACKEND`` | ``cpu``, ``cuda`` or ``npu``: use this backend instead of probing | probe |
+| ``ANYBEV_OPS`` | comma-separated ``<operator>=reference``: force an operator to its reference | none |
+| ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than its backend declares is an error | ``0`` |
+| ``ANYBEV_TEST_DATA`` | folder with the real sample data and golden packs that tests use | ``../shared`` |
+| ``ANYBEV_TORCH_INDEX`` | package index that install.sh takes torch from | pip's default |
+
+Values are read when they are asked for, so a change takes effect in the running process.
+"""
+
+import os
+from pathlib import Path
+
+BACKENDS = ("cpu", "cuda", "npu")
+
+
+def _flag(name: str) -> bool:
+    value = os.environ.get(name, "0").strip()
+    if value in ("", "0"):
+        return False
+    if value == "1":
+        return True
+    raise ValueError(f"{name} must be 0 or 1, got {value!r}")
+
+
+def backend() -> str | None:
+    """Name of the backend the user forces, or None to probe.
+
+    Raises:
+        ValueError: the variable holds another word.
+    """
+    value = os.environ.get("ANYBEV_BACKEND", "").strip().lower()
+    if not value or value == "auto":
+        return None
+    if value not in BACKENDS:
+        raise ValueError(f"ANYBEV_BACKEND must be one of {', '.join(BACKENDS)}, got {value!r}")
+    return value
+
+
+def forced_references() -> frozenset[str]:
+    """Operators that ``ANYBEV_OPS`` forces to their plain-PyTorch reference.
+
+    Raises:
+        ValueError: an entry is not ``<operator>=reference``.
+    """
+    forced = set()
+    for entry in filter(None, os.environ.get("ANYBEV_OPS", "").replace(" ", "").split(",")):
+        name, _, choice = entry.partition("=")
+        if not name or choice != "reference":
+            raise ValueError(f"ANYBEV_OPS must be a list of <operator>=reference, got {entry!r}")
+        forced.add(name)
+    return frozenset(forced)
+
+
+def require_native() -> bool:
+    """Whether an operator that falls back to its reference is an error."""
+    return _flag("ANYBEV_REQUIRE_NATIVE")
+
+
+def test_data() -> Path:
+    """Folder of the real sample data and golden packs (it may be missing: tests then skip)."""
+    return Path(os.environ.get("ANYBEV_TEST_DATA", "../shared")).resolve()

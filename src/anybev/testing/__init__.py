@@ -1,0 +1,1 @@
+"""Helpers that tests share: tolerances, oracles, the place of real sample data."""
