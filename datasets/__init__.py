@@ -1,4 +1,4 @@
 """Official data-set layouts in, ``Sample`` and ``Batch`` out."""
 
 if not __name__.startswith("anybev."):
-    raise ImportError("import anybev.datasets, not the bare name 'datasets': it would be a second copy")
+    raise ImportError("import anybev.datasets, not datasets: a second copy of every class")

@@ -1,4 +1,8 @@
-"""Which machine: backend facts, and the operators' contracts with their plain-PyTorch references."""
+"""Which machine: backend facts, and operators as contracts with plain-PyTorch references."""
 
 if not __name__.startswith("anybev."):
-    raise ImportError("import anybev.device, not the bare name 'device': it would be a second copy")
+    raise ImportError("import anybev.device, not device: a second copy of every class")
+
+from anybev.device.backend import Backend, Capability, Probe, current_backend, get_backend
+
+__all__ = ["Backend", "Capability", "Probe", "current_backend", "get_backend"]

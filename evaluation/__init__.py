@@ -1,4 +1,4 @@
 """Boxes to metrics, scored by the official judges."""
 
 if not __name__.startswith("anybev."):
-    raise ImportError("import anybev.evaluation, not the bare name 'evaluation': it would be a second copy")
+    raise ImportError("import anybev.evaluation, not evaluation: a second copy of every class")

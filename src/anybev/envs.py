@@ -2,11 +2,12 @@
 
 | variable | meaning | default |
 |---|---|---|
-| ``ANYBEV_BACKEND`` | ``cpu``, ``cuda`` or ``npu``: use this backend instead of probing | probe |
-| ``ANYBEV_OPS`` | comma-separated ``<operator>=reference``: force an operator to its reference | none |
-| ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than its backend declares is an error | ``0`` |
-| ``ANYBEV_TEST_DATA`` | folder with the real sample data and golden packs that tests use | ``../shared`` |
-| ``ANYBEV_TORCH_INDEX`` | package index that install.sh takes torch from | pip's default |
+| ``ANYBEV_BACKEND`` | ``cpu``, ``cuda`` or ``npu`` instead of probing | probe |
+| ``ANYBEV_OPS`` | list of ``<operator>=reference``: force operators to their reference | none |
+| ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than declared is an error | ``0`` |
+| ``ANYBEV_TEST_DATA`` | real sample data and golden packs that tests use | ``../shared`` |
+| ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
+| ``ANYBEV_TORCH_INDEX`` | package index of torch (read by install.sh) | pip's default |
 
 Values are read when they are asked for, so a change takes effect in the running process.
 """

@@ -1,0 +1,37 @@
+"""The CPU backend: native kernels by instruction set, gloo, bfloat16 autocast."""
+
+import resource
+import sys
+
+import torch
+
+from anybev.device.backend import Backend, Capability, Probe, ProbeState
+
+BACKEND = Backend(
+    name="cpu",
+    device_type="cpu",
+    dispatch_key="CPU",
+    collective="gloo",
+    visible_devices_variable="",
+    amp_dtype=torch.bfloat16,
+    capabilities=frozenset({Capability.BFLOAT16, Capability.FLOAT64, Capability.DETERMINISTIC}),
+)
+
+
+def probe() -> Probe:
+    """A CPU is always there; the detail names its widest vector instruction set."""
+    return Probe(ProbeState.AVAILABLE, torch.backends.cpu.get_cpu_capability(), devices=1)
+
+
+def synchronize() -> None:
+    """Nothing is queued on the CPU."""
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident size of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory() -> None:
+    """The kernel keeps one peak a process; it cannot be reset."""

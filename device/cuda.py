@@ -1,0 +1,56 @@
+"""The NVIDIA backend: NCCL, float16 autocast with loss scaling."""
+
+import os
+
+import torch
+
+from anybev.device.backend import Backend, Capability, Probe, ProbeState
+
+BACKEND = Backend(
+    name="cuda",
+    device_type="cuda",
+    dispatch_key="CUDA",
+    collective="nccl",
+    visible_devices_variable="CUDA_VISIBLE_DEVICES",
+    amp_dtype=torch.float16,
+    capabilities=frozenset(
+        {
+            Capability.GRAD_SCALER,
+            Capability.BFLOAT16,
+            Capability.FLOAT64,
+            Capability.PEAK_MEMORY_RESET,
+        }
+    ),
+)
+
+
+def probe() -> Probe:
+    """Absent without a CUDA build or a driver; broken when the driver is there but fails."""
+    if torch.version.cuda is None:
+        return Probe(ProbeState.ABSENT, f"torch {torch.__version__} is built without CUDA")
+    if not os.path.exists("/dev/nvidiactl") and not os.path.exists("/dev/dxg"):
+        return Probe(ProbeState.ABSENT, "no NVIDIA device on this machine")
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "x").strip() in ("", "-1"):
+        return Probe(ProbeState.ABSENT, "CUDA_VISIBLE_DEVICES hides every device")
+    try:
+        torch.cuda.init()
+        count = torch.cuda.device_count()
+        name = torch.cuda.get_device_name(0)
+    except (RuntimeError, AssertionError) as error:
+        return Probe(ProbeState.BROKEN, str(error).splitlines()[0])
+    return Probe(ProbeState.AVAILABLE, name, devices=count)
+
+
+def synchronize() -> None:
+    """Wait for the current device."""
+    torch.cuda.synchronize()
+
+
+def peak_memory_bytes() -> int:
+    """Most bytes held by tensors since the last reset."""
+    return torch.cuda.max_memory_allocated()
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak."""
+    torch.cuda.reset_peak_memory_stats()

@@ -1,0 +1,60 @@
+"""The Ascend backend: torch_npu's device, HCCL beside gloo, float16 autocast.
+
+No Ascend hardware has run this code yet: the facts come from torch_npu's public interface.
+"""
+
+import importlib
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from anybev.device.backend import Backend, Capability, Probe, ProbeState
+
+BACKEND = Backend(
+    name="npu",
+    device_type="npu",
+    dispatch_key="PrivateUse1",
+    collective="cpu:gloo,npu:hccl",
+    visible_devices_variable="ASCEND_RT_VISIBLE_DEVICES",
+    amp_dtype=torch.float16,
+    capabilities=frozenset(
+        {Capability.GRAD_SCALER, Capability.BFLOAT16, Capability.PEAK_MEMORY_RESET}
+    ),
+)
+
+
+def _runtime() -> Any:
+    return torch.npu  # type: ignore[attr-defined]
+
+
+def probe() -> Probe:
+    """Absent without torch_npu or a device; broken when torch_npu is there but does not load."""
+    if importlib.util.find_spec("torch_npu") is None:
+        return Probe(ProbeState.ABSENT, "torch_npu is not installed")
+    try:
+        module: ModuleType = importlib.import_module("torch_npu")
+        count = int(_runtime().device_count())
+        name = str(_runtime().get_device_name(0)) if count else ""
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return Probe(ProbeState.BROKEN, f"torch_npu: {str(error).splitlines()[0]}")
+    if not count:
+        version = getattr(module, "__version__", "?")
+        return Probe(ProbeState.ABSENT, f"torch_npu {version} sees no Ascend device")
+    return Probe(ProbeState.AVAILABLE, name, devices=count)
+
+
+def synchronize() -> None:
+    """Wait for the current device."""
+    _runtime().synchronize()
+
+
+def peak_memory_bytes() -> int:
+    """Most bytes held by tensors since the last reset."""
+    return int(_runtime().max_memory_allocated())
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak."""
+    _runtime().reset_peak_memory_stats()

@@ -1,0 +1,61 @@
+"""What this machine is and which kernel answers each operator, as data."""
+
+import importlib
+import pkgutil
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+import anybev
+from anybev import envs
+from anybev.device import ops
+from anybev.device.backend import ProbeState, current_backend, get_backend
+from anybev.device.ops import _contract, _native
+
+_PACKAGES = ("numpy", "scipy", "onedl-mmengine", "nuscenes-devkit", "spconv", "torch-npu")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _import_operators() -> None:
+    for module in pkgutil.iter_modules(ops.__path__):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"anybev.device.ops.{module.name}")
+
+
+def operator_table() -> dict[str, dict[str, str]]:
+    """``{operator: {backend: native | vendor | reference}}`` for every public operator."""
+    _import_operators()
+    return {
+        contract.public: {name: contract.implementation(name) for name in envs.BACKENDS}
+        for contract in sorted(_contract.CONTRACTS.values(), key=lambda c: c.public)
+        if contract.name == contract.public
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Versions, backends and operators of this machine (what ``anybev env --json`` prints)."""
+    probes = {name: get_backend(name).probe() for name in envs.BACKENDS}
+    broken = any(p.state is ProbeState.BROKEN for p in probes.values())
+    return {
+        "anybev": anybev.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "backend": None if broken and not envs.backend() else current_backend().name,
+        "backends": {
+            name: {"state": p.state.value, "detail": p.detail, "devices": p.devices}
+            for name, p in probes.items()
+        },
+        "kernels": _native.load() or "compiled kernels loaded",
+        "ops": operator_table(),
+    }

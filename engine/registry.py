@@ -1,0 +1,42 @@
+"""mmengine registries under the scope ``anybev``; a config finds classes here by mmdet3d's names.
+
+Children of mmengine's own registries: what is not found here is looked up there. The modules in
+``locations`` register on import, when a registry is first asked.
+"""
+
+from mmengine import registry as root
+
+SCOPE = "anybev"
+
+MODELS = root.Registry(
+    "model", parent=root.MODELS, scope=SCOPE, locations=["anybev.engine.bindings.models"]
+)
+TASK_UTILS = root.Registry(
+    "task util", parent=root.TASK_UTILS, scope=SCOPE, locations=["anybev.engine.bindings.models"]
+)
+DATASETS = root.Registry(
+    "dataset", parent=root.DATASETS, scope=SCOPE, locations=["anybev.engine.bindings.data"]
+)
+TRANSFORMS = root.Registry(
+    "transform", parent=root.TRANSFORMS, scope=SCOPE, locations=["anybev.engine.bindings.data"]
+)
+DATA_SAMPLERS = root.Registry(
+    "data sampler",
+    parent=root.DATA_SAMPLERS,
+    scope=SCOPE,
+    locations=["anybev.engine.bindings.data"],
+)
+FUNCTIONS = root.Registry(
+    "function", parent=root.FUNCTIONS, scope=SCOPE, locations=["anybev.engine.bindings.data"]
+)
+METRICS = root.Registry(
+    "metric", parent=root.METRICS, scope=SCOPE, locations=["anybev.engine.metrics"]
+)
+LOOPS = root.Registry("loop", parent=root.LOOPS, scope=SCOPE, locations=["anybev.engine.loops"])
+HOOKS = root.Registry("hook", parent=root.HOOKS, scope=SCOPE, locations=["anybev.engine.hooks"])
+OPTIM_WRAPPERS = root.Registry(
+    "optim wrapper", parent=root.OPTIM_WRAPPERS, scope=SCOPE, locations=["anybev.engine.amp"]
+)
+RUNNERS = root.Registry(
+    "runner", parent=root.RUNNERS, scope=SCOPE, locations=["anybev.engine.runner"]
+)

@@ -1,0 +1,88 @@
+"""The ``anybev`` command."""
+
+import json
+from pathlib import Path
+
+import click
+
+import anybev
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(anybev.__version__)
+def main() -> None:
+    """BEV 3D perception on CPU, NVIDIA CUDA and Ascend NPU."""
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def env(as_json: bool) -> None:
+    """Show the machine and which kernel answers each operator."""
+    from anybev.device.report import environment
+
+    facts = environment()
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(soft_wrap=True, highlight=False)
+    packages = ", ".join(f"{k} {v}" for k, v in facts["packages"].items() if v)
+    console.print(f"anybev {facts['anybev']} · python {facts['python']} · torch {facts['torch']}")
+    console.print(f"{facts['platform']} · {facts['threads']} threads · {packages}")
+    console.print(f"{facts['kernels']}; backend in use: {facts['backend']}")
+    backends = Table("backend", "state", "detail", "devices")
+    for name, probe in facts["backends"].items():
+        backends.add_row(name, probe["state"], probe["detail"], str(probe["devices"]))
+    console.print(backends)
+    operators = Table("operator", *facts["backends"])
+    for name, row in facts["ops"].items():
+        operators.add_row(name, *row.values())
+    console.print(operators)
+
+
+@main.group()
+def synth() -> None:
+    """Write deterministic synthetic data in an official on-disk layout."""
+
+
+@synth.command("nuscenes")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--scenes", type=click.IntRange(1, 700), default=10, show_default=True)
+@click.option(
+    "--val-scenes", type=click.IntRange(0, 150), help="Of them held out  [default: a fifth]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+def synth_nuscenes(out: Path, scenes: int, val_scenes: int | None, seed: int, workers: int) -> None:
+    """Synthetic scenes in nuScenes layout: lidar, tables, camera calibration."""
+    from anybev.datasets.synthetic.nuscenes import write_nuscenes
+    from anybev.reporting.progress import progress_bar
+
+    held_out = max(1, scenes // 5) if val_scenes is None else val_scenes
+    with progress_bar("synthetic scenes") as update:
+        write_nuscenes(
+            out, scenes=scenes, val_scenes=held_out, seed=seed, workers=workers, progress=update
+        )
+
+
+@main.group()
+def bench() -> None:
+    """Measure operators and training beside their peers."""
+
+
+@bench.command("ops")
+@click.option("--only", multiple=True, help="Operators to measure (repeatable).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("work_dirs/bench_ops.jsonl"),
+    show_default=True,
+    help="JSON lines, one a row.",
+)
+def bench_ops(only: tuple[str, ...], out: Path) -> None:
+    """Operators on the real frame's shapes, each beside its peer in the same run."""
+    from anybev.benchmark.ops.run import run
+
+    run(out, only=only)
