@@ -23,6 +23,14 @@ _AUTOCAST_DEVICES = ("cpu", "cuda")
 CONTRACTS: dict[str, "Contract"] = {}
 
 
+def _mark_non_differentiable(ctx: Any, inputs: Any, output: Any) -> None:
+    ctx.mark_non_differentiable(*(output if isinstance(output, tuple) else (output,)))
+
+
+def _refuse_gradient(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError("operator without a gradient: its outputs must not reach backward()")
+
+
 class Contract:
     """One operator: its schema and every registration that does not depend on a backend.
 
@@ -63,6 +71,10 @@ class Contract:
             torch.library.register_autograd(
                 f"{NAMESPACE}::{name}", backward, setup_context=setup_context, lib=_LIBRARY
             )
+
+    def register_no_gradient(self) -> None:
+        """Declare that no output carries a gradient, whatever the inputs require."""
+        self.register_autograd(_refuse_gradient, setup_context=_mark_non_differentiable)
 
     def register_autocast(self, dtype: torch.dtype | None = None) -> None:
         """Cast floating inputs under autocast: to ``dtype``, or to autocast's own when None."""
