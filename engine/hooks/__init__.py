@@ -1,1 +1,5 @@
 """mmengine hooks."""
+
+from anybev.engine.hooks.last_metrics import LastMetricsHook
+
+__all__ = ["LastMetricsHook"]

@@ -1,0 +1,138 @@
+"""Reading a config and refusing keys that nothing reads."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+
+from anybev.engine import registry
+
+# What mmengine's Runner reads at the top of a config; other names there are the config's own
+# variables, unless they look like one of these misspelled.
+TOP_LEVEL = frozenset(
+    [
+        "auto_scale_lr",
+        "custom_hooks",
+        "custom_imports",
+        "data_preprocessor",
+        "default_hooks",
+        "default_scope",
+        "env_cfg",
+        "experiment_name",
+        "launcher",
+        "load_from",
+        "log_level",
+        "log_processor",
+        "model",
+        "optim_wrapper",
+        "param_scheduler",
+        "randomness",
+        "resume",
+        "runner_type",
+        "test_cfg",
+        "test_dataloader",
+        "test_evaluator",
+        "train_cfg",
+        "train_dataloader",
+        "val_cfg",
+        "val_dataloader",
+        "val_evaluator",
+        "visualizer",
+        "vis_backends",
+        "work_dir",
+    ]
+)
+_MISSPELLED = 0.85
+
+
+def registries() -> tuple[Registry, ...]:
+    """AnyBEV's registries with everything registered."""
+    found = [r for r in vars(registry).values() if isinstance(r, Registry)]
+    for module in {location for r in found for location in r._locations}:
+        importlib.import_module(module)
+    return tuple(found)
+
+
+def _parameters(type_name: str) -> Mapping[str, inspect.Parameter] | None:
+    """Arguments of a registered type, or None when it takes any."""
+    for candidate in registries():
+        entry = candidate.get(type_name)
+        if entry is None:
+            continue
+        parameters = inspect.signature(entry).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return None
+        return parameters
+    return None
+
+
+def _typed(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if isinstance(node.get("type"), str):
+            yield path, node
+        for key, value in node.items():
+            yield from _typed(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _typed(value, f"{path}[{index}]")
+
+
+def _hint(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, sorted(known), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def check(config: Config) -> None:
+    """Compare every typed dict with what its class takes.
+
+    Raises:
+        ValueError: a key that nothing reads, with its path and the nearest known one.
+    """
+    for name in config:
+        close = difflib.get_close_matches(name, TOP_LEVEL, 1, _MISSPELLED)
+        if name not in TOP_LEVEL and close:
+            raise ValueError(f"config: {name!r} is no key of it; did you mean {close[0]!r}?")
+    for name in sorted(TOP_LEVEL & set(config)):
+        for path, node in _typed(config[name], name):
+            parameters = _parameters(node["type"])
+            if parameters is None:
+                continue
+            for key in node:
+                if key != "type" and key not in parameters and not key.startswith("_"):
+                    raise ValueError(
+                        f"config: {path} ({node['type']}) has the unknown key {key!r}"
+                        f"{_hint(key, parameters)}"
+                    )
+
+
+def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file, merge ``--cfg-options`` into it and check every key.
+
+    Args:
+        path: mmengine Python config.
+        options: dotted keys to values.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown key, in the file or among the options.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"config: no file {path}; see configs/ for those that ship")
+    config = Config.fromfile(str(path))
+    for key in options or {}:
+        first = key.split(".")[0]
+        if first not in config and first not in TOP_LEVEL:
+            raise ValueError(
+                f"config: --cfg-options {key} names no key of {path}"
+                f"{_hint(first, TOP_LEVEL | set(config))}"
+            )
+    if options:
+        config.merge_from_dict(dict(options))
+    config.setdefault("default_scope", registry.SCOPE)
+    check(config)
+    return config

@@ -1,0 +1,68 @@
+"""What training and evaluation share: flags, work directory, the runner."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, DictAction
+
+from anybev.device import current_backend
+from anybev.engine import config as configs
+from anybev.engine.runner import Runner
+
+LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
+
+
+def add_common_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags that mmdetection3d's train.py and test.py share."""
+    parser.add_argument("--work-dir", help="folder of logs, checkpoints and results")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        metavar="KEY=VALUE",
+        help="override config entries; a list as key='[a,b]' or key=a,b",
+    )
+    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
+    # torchrun before 2.0 passes the rank as a flag, torch.distributed.launch with a dash.
+    parser.add_argument(
+        "--local_rank", "--local-rank", type=int, default=0, help="set by launchers"
+    )
+
+
+def prepare(args: argparse.Namespace) -> Config:
+    """Config with the common flags applied."""
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    config = configs.load(args.config, args.cfg_options)
+    config.launcher = args.launcher
+    if args.work_dir:
+        config.work_dir = args.work_dir
+    elif not config.get("work_dir"):
+        config.work_dir = str(Path("work_dirs") / Path(args.config).stem)
+    config.setdefault("env_cfg", {})
+    config.env_cfg["dist_cfg"] = {"backend": current_backend().collective}
+    return config
+
+
+def build_runner(config: Config) -> Runner:
+    """The runner of a prepared config."""
+    runner: Runner = Runner.from_cfg(config)
+    return runner
+
+
+def fail_clearly(main: Any) -> int:
+    """Run ``main``; bad input ends in one line on standard error and status 2.
+
+    Errors that are not about the user's input keep their traceback.
+    """
+    import sys
+
+    try:
+        main()
+    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, EOFError) as error:
+        if os.environ.get("ANYBEV_TRACEBACK") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,144 @@
+"""mmengine's Runner with AnyBEV's checkpoints and data loaders."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.runner import Runner as MMEngineRunner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from anybev.engine import checkpoint as checkpoints
+from anybev.engine.detector_adapter import DetectorAdapter
+from anybev.engine.loops import ResumableEpochLoop
+from anybev.engine.registry import MODELS, RUNNERS
+
+
+def rng_state() -> dict[str, Any]:
+    """State of every host generator that training draws from."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    return {
+        "torch": torch.get_rng_state(),
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
+        "python": random.getstate(),
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what ``rng_state`` gave."""
+    torch.set_rng_state(state["torch"].cpu())
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(  # noqa: NPY002
+        (kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached)
+    )
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+@RUNNERS.register_module()
+class Runner(MMEngineRunner):
+    """Drives training and evaluation; see ``mmengine.runner.Runner`` for the arguments.
+
+    What differs: checkpoints are written atomically, read without running code they carry, and hold
+    the random state and the sampler's position; shuffling of workers' seeds does not draw from the
+    global generator, so a resumed run repeats an unbroken one bit for bit on CPU.
+    """
+
+    def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
+        """Build the detector and wrap it for the loops."""
+        detector = MODELS.build(model) if isinstance(model, dict) else model
+        if isinstance(detector, DetectorAdapter):
+            return detector
+        return DetectorAdapter(detector)
+
+    @staticmethod
+    def build_dataloader(
+        dataloader: DataLoader | dict[str, Any],
+        seed: int | None = None,
+        diff_rank_seed: bool = False,
+    ) -> DataLoader:
+        """As mmengine's, with a generator of its own for the workers' base seeds."""
+        loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader.generator = torch.Generator().manual_seed(seed or 0)
+        return loader
+
+    @property
+    def detector(self) -> nn.Module:
+        """The bare detector, out of every wrapper."""
+        model = getattr(self.model, "module", self.model)
+        detector: nn.Module = model.detector
+        return detector
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict[str, Any] | None = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict[str, Any] | None = None,
+        by_epoch: bool = True,
+        backend_args: dict[str, Any] | None = None,
+    ) -> None:
+        """Write one checkpoint atomically (called by mmengine's CheckpointHook)."""
+        loop = self.train_loop
+        record = dict(meta or {})
+        record.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
+        record.setdefault("iter", self.iter if by_epoch else self.iter + 1)
+        record.update(seed=self.seed, experiment_name=self.experiment_name)
+        state: dict[str, Any] = {"rng": rng_state()}
+        if isinstance(loop, ResumableEpochLoop):
+            state["position"] = loop.position(epoch_done=by_epoch)
+        if save_optimizer:
+            state["optimizer"] = self.optim_wrapper.state_dict()
+        if save_param_scheduler and self.param_schedulers:
+            state["param_schedulers"] = [s.state_dict() for s in self.param_schedulers]
+        checkpoints.save(
+            Path(out_dir) / filename,
+            self.detector,
+            meta=record,
+            config=self.cfg.pretty_text,
+            state=state,
+        )
+
+    def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Fill the detector, or fail with the list of keys."""
+        report = checkpoints.load_into(self.detector, Path(filename))
+        self._has_loaded = True
+        self.logger.info(f"loaded {filename}: {report}")
+        return {}
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Continue from a checkpoint of this run, at the very next batch.
+
+        Raises:
+            ValueError: the checkpoint has no training state.
+        """
+        loaded = checkpoints.read(Path(filename))
+        state = loaded.get("state", {})
+        if "position" not in state or "optimizer" not in state:
+            raise ValueError(
+                f"resume: {filename} must hold the optimizer and the position in the epoch, got a "
+                "checkpoint with weights only; try load_from"
+            )
+        checkpoints.load_into(self.detector, Path(filename))
+        loop = self.train_loop
+        loop._epoch = state["position"]["epoch"]
+        loop._iter = loaded["meta"]["iter"]
+        loop.first_batch = state["position"]["batch"]
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        self.optim_wrapper.load_state_dict(state["optimizer"])
+        if "param_schedulers" in state:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+            for scheduler, saved in zip(
+                self.param_schedulers, state["param_schedulers"], strict=True
+            ):
+                scheduler.load_state_dict(saved)
+        set_rng_state(state["rng"])
+        self._has_loaded = True
+        self.logger.info(
+            f"resumed {filename}: epoch {loop._epoch + 1}, batch {loop.first_batch}, "
+            f"iteration {loop._iter}"
+        )
