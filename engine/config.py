@@ -14,39 +14,13 @@ from anybev.engine import registry
 
 # What mmengine's Runner reads at the top of a config; other names there are the config's own
 # variables, unless they look like one of these misspelled.
-TOP_LEVEL = frozenset(
-    [
-        "auto_scale_lr",
-        "custom_hooks",
-        "custom_imports",
-        "data_preprocessor",
-        "default_hooks",
-        "default_scope",
-        "env_cfg",
-        "experiment_name",
-        "launcher",
-        "load_from",
-        "log_level",
-        "log_processor",
-        "model",
-        "optim_wrapper",
-        "param_scheduler",
-        "randomness",
-        "resume",
-        "runner_type",
-        "test_cfg",
-        "test_dataloader",
-        "test_evaluator",
-        "train_cfg",
-        "train_dataloader",
-        "val_cfg",
-        "val_dataloader",
-        "val_evaluator",
-        "visualizer",
-        "vis_backends",
-        "work_dir",
-    ]
-)
+_TOP_LEVEL_TEXT = """
+auto_scale_lr custom_hooks custom_imports data_preprocessor default_hooks default_scope env_cfg
+experiment_name launcher load_from log_level log_processor model optim_wrapper param_scheduler
+randomness resume runner_type test_cfg test_dataloader test_evaluator train_cfg train_dataloader
+val_cfg val_dataloader val_evaluator visualizer vis_backends work_dir
+"""
+TOP_LEVEL = frozenset(_TOP_LEVEL_TEXT.split())
 _MISSPELLED = 0.85
 
 

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from anybev import envs
 from anybev.device import current_backend
 from anybev.engine import config as configs
 from anybev.engine.runner import Runner
@@ -56,13 +58,11 @@ def fail_clearly(main: Any) -> int:
 
     Errors that are not about the user's input keep their traceback.
     """
-    import sys
-
     try:
         main()
     except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, EOFError) as error:
-        if os.environ.get("ANYBEV_TRACEBACK") == "1":
+        if envs.traceback():
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error} (ANYBEV_TRACEBACK=1 shows where)", file=sys.stderr)
         return 2
     return 0

@@ -66,7 +66,7 @@ class NuScenesMetric(BaseMetric):
             split=self.split,
             output_dir=folder,
         )
-        logger.info("\n" + metrics_table(metrics))
+        logger.info("\n%s", metrics_table(metrics))
         flat = {"NDS": metrics.nds, "mAP": metrics.mean_ap, **metrics.tp_errors}
         flat.update({f"AP/{name}": ap for name, ap in metrics.per_class_ap.items()})
         return flat

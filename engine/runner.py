@@ -107,7 +107,7 @@ class Runner(MMEngineRunner):
         """Fill the detector, or fail with the list of keys."""
         report = checkpoints.load_into(self.detector, Path(filename))
         self._has_loaded = True
-        self.logger.info(f"loaded {filename}: {report}")
+        self.logger.info("loaded %s: %s", filename, report)
         return {}
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
@@ -139,6 +139,9 @@ class Runner(MMEngineRunner):
         set_rng_state(state["rng"])
         self._has_loaded = True
         self.logger.info(
-            f"resumed {filename}: epoch {loop._epoch + 1}, batch {loop.first_batch}, "
-            f"iteration {loop._iter}"
+            "resumed %s: epoch %d, batch %d, iteration %d",
+            filename,
+            loop._epoch + 1,
+            loop.first_batch,
+            loop._iter,
         )

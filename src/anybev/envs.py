@@ -5,6 +5,7 @@
 | ``ANYBEV_BACKEND`` | ``cpu``, ``cuda`` or ``npu`` instead of probing | probe |
 | ``ANYBEV_OPS`` | list of ``<operator>=reference``: force operators to their reference | none |
 | ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than declared is an error | ``0`` |
+| ``ANYBEV_TRACEBACK`` | ``1``: bad input shows its traceback, not one line | ``0`` |
 | ``ANYBEV_TEST_DATA`` | real sample data and golden packs that tests use | ``../shared`` |
 | ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
 | ``ANYBEV_TORCH_INDEX`` | package index of torch (read by install.sh) | pip's default |
@@ -59,6 +60,11 @@ def forced_references() -> frozenset[str]:
 def require_native() -> bool:
     """Whether an operator that falls back to its reference is an error."""
     return _flag("ANYBEV_REQUIRE_NATIVE")
+
+
+def traceback() -> bool:
+    """Whether errors about bad input keep their traceback."""
+    return _flag("ANYBEV_TRACEBACK")
 
 
 def test_data() -> Path:
