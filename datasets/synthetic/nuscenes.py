@@ -1,0 +1,231 @@
+"""Writes a synthetic data set in nuScenes' on-disk layout.
+
+``samples/``, ``sweeps/``, ``maps/`` and ``v1.0-trainval/`` as the devkit reads them. A marker file
+records what the folder was written from; while writing, ``.parts/`` holds the finished scenes, so
+an interrupted run goes on where it stopped. The tables come last: a folder that has them is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anybev.datasets.synthetic import rig
+from anybev.datasets.synthetic.layout import build_world
+from anybev.datasets.synthetic.lidar import Scanner
+from anybev.datasets.synthetic.tables import (
+    MAP_FILE,
+    TABLE_NAMES,
+    VERSION,
+    KeyFrameCounts,
+    Tables,
+    file_name,
+    scene_tables,
+    shared_tables,
+    timestamp_us,
+)
+from anybev.datasets.synthetic.world import SWEEPS_PER_KEY_FRAME, sweep_times
+
+MARKER = "anybev_synthetic.json"
+# Raised whenever the same seed gives other data.
+WORLD_VERSION = 1
+_PARTS = ".parts"
+_OWNED = ("samples", "sweeps", "maps", VERSION, _PARTS)
+
+
+def write_nuscenes(
+    out: Path,
+    *,
+    scenes: int,
+    val_scenes: int,
+    seed: int,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+    with_images: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Write synthetic scenes that nuscenes-devkit reads as version v1.0-trainval.
+
+    The scenes carry official names, so ``nuscenes.utils.splits`` sorts them into train and val.
+    A scene depends on the seed and its own number alone: more scenes or more workers leave the
+    others as they are. The same arguments on a finished folder do nothing; on an unfinished one
+    they finish it. One scene takes about 100 MB.
+
+    Args:
+        out: folder of the data set; created, or empty, or one that this function wrote.
+        scenes: training scenes, of 20 key frames each (at most 700).
+        val_scenes: validation scenes (at most 150).
+        seed: non-negative.
+        workers: processes.
+        progress: called with (scenes done, scenes in all).
+        with_images: also render the cameras; not available yet.
+        overwrite: replace a data set that this function wrote from other arguments.
+
+    Raises:
+        TypeError, ValueError: a wrong argument.
+        NotImplementedError: pictures were asked for.
+        RuntimeError: ``out`` holds something else.
+    """
+    for name, value, low in (
+        ("scenes", scenes, 0),
+        ("val_scenes", val_scenes, 0),
+        ("seed", seed, 0),
+        ("workers", workers, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"write_nuscenes: {name} must be an int, got {value!r}")
+        if value < low:
+            raise ValueError(f"write_nuscenes: {name} must be at least {low}, got {value}")
+    if with_images:
+        raise NotImplementedError(
+            "write_nuscenes: with_images must be False, got True; camera pictures are not "
+            "available yet"
+        )
+    names = _scene_names(scenes, val_scenes)
+    request = {"world": WORLD_VERSION, "seed": seed, "scenes": scenes, "val_scenes": val_scenes}
+    out = Path(out)
+    if _prepare(out, request, overwrite=overwrite):
+        if progress:
+            progress(len(names), len(names))
+        return
+    for folder in _folders():
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    for done, _ in enumerate(_run(out, names, seed, workers), 1):
+        if progress:
+            progress(done, len(names))
+    _write_map(out / MAP_FILE)
+    _write_tables(out, names, seed)
+    shutil.rmtree(out / _PARTS)
+
+
+def _scene_names(scenes: int, val_scenes: int) -> list[str]:
+    # Here, not at the top: the devkit's import takes seconds, and workers do not need it.
+    from nuscenes.utils import splits
+
+    for name, count, official in (
+        ("scenes", scenes, splits.train),
+        ("val_scenes", val_scenes, splits.val),
+    ):
+        if count > len(official):
+            raise ValueError(
+                f"write_nuscenes: {name} must be at most {len(official)}, the official names, "
+                f"got {count}"
+            )
+    if scenes + val_scenes == 0:
+        raise ValueError("write_nuscenes: scenes + val_scenes must be at least 1, got 0")
+    return [*splits.train[:scenes], *splits.val[:val_scenes]]
+
+
+def _prepare(out: Path, request: dict[str, int], *, overwrite: bool) -> bool:
+    """Claim the folder; True when it already holds what is asked for."""
+    marker = out / MARKER
+    if out.exists() and not out.is_dir():
+        raise RuntimeError(f"write_nuscenes: out must be a folder, got the file {out}")
+    if out.is_dir() and any(out.iterdir()):
+        if not marker.is_file():
+            raise RuntimeError(
+                f"write_nuscenes: out must be new, empty or written by this command, got {out} "
+                f"with other files in it; try another folder"
+            )
+        held = _read_json(marker)
+        if held == request:
+            return (out / VERSION).is_dir()
+        if not overwrite:
+            raise RuntimeError(
+                f"write_nuscenes: out must hold no other data set, got {out} written from {held}; "
+                "try another folder, or overwrite it"
+            )
+        # The tables go first: without them nothing takes the remains for a data set.
+        for name in (VERSION, *_OWNED):
+            if (out / name).exists():
+                shutil.rmtree(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(marker, request)
+    return False
+
+
+def _folders() -> list[str]:
+    channels = [rig.LIDAR, *(c.channel for c in rig.CAMERAS)]
+    return [*(f"samples/{c}" for c in channels), f"sweeps/{rig.LIDAR}", "maps", _PARTS]
+
+
+def _run(out: Path, names: list[str], seed: int, workers: int) -> Iterator[str]:
+    """Write the missing scenes; yields each name when it is on disk."""
+    missing = []
+    for name in names:
+        if (out / _PARTS / f"{name}.json").is_file():
+            yield name
+        else:
+            missing.append(name)
+    if workers == 1 or len(missing) == 1:
+        for name in missing:
+            yield _write_scene(out, name, seed)
+        return
+    # "spawn": a fork of a process with running threads may hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, max(1, len(missing))), mp_context=context) as pool:
+        jobs = [pool.submit(_write_scene, out, name, seed) for name in missing]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _write_scene(out: Path, name: str, seed: int) -> str:
+    number = int(name.removeprefix("scene-"))
+    world = build_world(seed, number)
+    scanner = Scanner(world)
+    counts = []
+    for i, t in enumerate(sweep_times()):
+        key = i % SWEEPS_PER_KEY_FRAME == 0
+        rng = np.random.default_rng([seed, number, 1_000_000 + i])
+        sweep = scanner.sweep(float(t), rng, occlusion=key)
+        path = out / file_name(name, rig.LIDAR, timestamp_us(number, float(t)), key=key)
+        sweep.points_lidar_m.tofile(path)
+        if key:
+            points = sweep.points_on(len(world.objects))
+            counts.append(KeyFrameCounts(points, sweep.seen, sweep.alone))
+    _write_json(out / _PARTS / f"{name}.json", scene_tables(seed, name, number, world, counts))
+    return name
+
+
+def _write_tables(out: Path, names: Iterable[str], seed: int) -> None:
+    tables: Tables = shared_tables(seed)
+    for name in names:
+        for table, rows in _read_json(out / _PARTS / f"{name}.json").items():
+            tables[table] += rows
+    tables["map"][0]["log_tokens"] = [log["token"] for log in tables["log"]]
+    building = out / _PARTS / VERSION
+    building.mkdir(exist_ok=True)
+    for table in TABLE_NAMES:
+        _write_json(building / f"{table}.json", tables[table])
+    os.replace(building, out / VERSION)
+
+
+def _write_map(path: Path) -> None:
+    """A map mask without content that covers the scenes: 800 m x 800 m at 0.1 m a pixel."""
+    from PIL import Image
+
+    Image.new("L", (8000, 8000)).save(path)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(content, stream)
+    os.replace(temporary, path)
+
+
+def _read_json(path: Path) -> Any:
+    with path.open(encoding="utf-8") as stream:
+        return json.load(stream)
