@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from anybev.datasets.infos import FrameInfo
+
+
+class SampleKey(NamedTuple):
+    """What augmentation depends on, beside the seed: the epoch and the place in the data set."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # tuple.index is of no use here
 
 
 @dataclass
@@ -24,17 +35,23 @@ class Sample:
         num_lidar_pts: (G,) int64, points inside each box as annotated.
         lidar2ego, ego2global: (4, 4) float64.
         lidar_aug_matrix: (4, 4) float64, what augmentation did to the lidar frame.
+        key: what the sample was asked for by.
+        frame: where the frame's files and annotations are; None once nothing is left to load.
+        dropped_points: how many unusable points (not finite, or far out) loading left out.
     """
 
     token: str
     index: int
-    points_lidar_m: np.ndarray
+    points_lidar_m: np.ndarray = field(default_factory=lambda: np.zeros((0, 5), np.float32))
     boxes_lidar: np.ndarray = field(default_factory=lambda: np.zeros((0, 9), np.float32))
     labels: np.ndarray = field(default_factory=lambda: np.zeros((0,), np.int64))
     num_lidar_pts: np.ndarray = field(default_factory=lambda: np.zeros((0,), np.int64))
     lidar2ego: np.ndarray = field(default_factory=lambda: np.eye(4))
     ego2global: np.ndarray = field(default_factory=lambda: np.eye(4))
     lidar_aug_matrix: np.ndarray = field(default_factory=lambda: np.eye(4))
+    key: SampleKey = field(default=SampleKey(0, 0))
+    frame: FrameInfo | None = None
+    dropped_points: int = 0
 
 
 @dataclass(frozen=True)
