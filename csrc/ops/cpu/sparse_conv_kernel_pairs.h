@@ -1,0 +1,85 @@
+// Neighbour plans as the sparse convolution's CPU kernels read them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "ops/cpu/sparse_conv_kernel.h"
+
+namespace anybev::sparse_conv {
+
+// Pair lists of a plan: pairs of (tile, offset) are [start[t * offsets + k], start[... + 1]).
+class PairLists {
+ public:
+  PairLists(at::TensorList payload, int64_t sources)
+      : table_(payload.at(0)),
+        source_(payload.at(1).contiguous()),
+        row_(payload.at(2).contiguous()),
+        start_(payload.at(3).contiguous()),
+        sources_(sources) {
+    TORCH_CHECK_VALUE(table_.dim() == 2, "sparse_conv: table must be (M, K), got ", table_.sizes());
+    rows = table_.size(0);
+    offsets = table_.size(1);
+    tiles = (rows + kTileRows - 1) / kTileRows;
+    TORCH_CHECK_TYPE(source_.scalar_type() == at::kInt && row_.scalar_type() == at::kShort &&
+                         start_.scalar_type() == at::kInt,
+                     "sparse_conv: pair lists must be int32, int16 and int32, got ",
+                     source_.scalar_type(), ", ", row_.scalar_type(), " and ",
+                     start_.scalar_type());
+    TORCH_CHECK_VALUE(source_.numel() == row_.numel(), "sparse_conv: pair_row must be (",
+                      source_.numel(), ",), got ", row_.sizes());
+    check_starts();
+  }
+
+  PairRun run(int64_t tile, int64_t offset) const {
+    const int32_t* start = start_.const_data_ptr<int32_t>() + tile * offsets + offset;
+    return {source_.const_data_ptr<int32_t>() + start[0], row_.const_data_ptr<int16_t>() + start[0],
+            start[1] - start[0], source_.numel() - start[0]};
+  }
+
+  int64_t rows_of(int64_t tile) const { return std::min(kTileRows, rows - tile * kTileRows); }
+
+  // Whether every pair of a tile stays inside the features and inside the tile.
+  bool in_range(int64_t tile) const {
+    const PairRun first = run(tile, 0);
+    const auto count = static_cast<int64_t>(run(tile, offsets).source - first.source);
+    const auto height = static_cast<uint32_t>(rows_of(tile));
+    const auto limit = static_cast<uint32_t>(sources_);
+    uint32_t outside = 0;
+    for (int64_t p = 0; p < count; ++p) {
+      outside |= static_cast<uint32_t>(first.source[p]) >= limit;
+      outside |= static_cast<uint32_t>(static_cast<int32_t>(first.row[p])) >= height;
+    }
+    return outside == 0;
+  }
+
+  void fail_if(bool outside) const {
+    TORCH_CHECK_INDEX(!outside, "sparse_conv: pair lists must name features 0 to ", sources_ - 1,
+                      " and rows of their tile, got one outside; the plan is of other features");
+  }
+
+  int64_t rows, offsets, tiles;
+
+ private:
+  void check_starts() const {
+    const int64_t wanted = tiles * offsets + 1;
+    TORCH_CHECK_VALUE(start_.numel() == wanted, "sparse_conv: tile_ptr must be (", wanted,
+                      ",) for this table, got ", start_.sizes());
+    const int32_t* start = start_.const_data_ptr<int32_t>();
+    bool ordered = start[0] == 0 && start[wanted - 1] == source_.numel();
+    for (int64_t i = 1; i < wanted; ++i) ordered &= start[i - 1] <= start[i];
+    TORCH_CHECK_VALUE(ordered, "sparse_conv: tile_ptr must rise from 0 to ", source_.numel());
+  }
+
+  at::Tensor table_, source_, row_, start_;
+  int64_t sources_;
+};
+
+inline int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+}  // namespace anybev::sparse_conv

@@ -1,0 +1,218 @@
+"""Sparse 3D convolution over a neighbour plan: submanifold, strided and inverse.
+
+``out[m] = bias + sum_k weight[:, k, :] @ features[table[m, k]]``, cross-correlation like
+``torch.nn.functional.conv3d``; a missing neighbour adds nothing. The plan
+(:class:`anybev.device.ops.sparse_neighbors.SparseNeighbors`) decides which of the three
+convolutions it is, so one operator serves all of them, and the gradient of the features is the same
+operator on the transposed plan.
+
+Sources: Graham et al., "3D Semantic Segmentation with Submanifold Sparse Convolutional Networks",
+CVPR 2018; weight layout of spconv 2.x, ``[out, kx, ky, kz, in]``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from anybev.device.ops._contract import Contract
+
+if TYPE_CHECKING:
+    from anybev.device.ops.sparse_neighbors import SparseNeighbors
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+# What a convolution needs to know of a plan, in this order: ``table`` (M, K) int32, and of the pair
+# lists ``pair_source`` (P,) int32, ``pair_row`` (P,) int16, ``tile_ptr`` (tiles * K + 1,) int32.
+# The reference reads the table alone, compiled kernels the lists alone.
+Payload = list[Tensor]
+
+
+def sparse_conv(
+    features: Tensor, weight: Tensor, plan: "SparseNeighbors", bias: Tensor | None = None
+) -> Tensor:
+    """Convolve the features of ``plan.in_coords`` into features of ``plan.out_coords``.
+
+    Sums are accumulated in float32 (float64 for float64 input) in the order of the kernel offsets,
+    each output row by one thread: on CPU the compiled kernel gives the same bits for any number of
+    threads. Under autocast the features are cast to autocast's dtype, which the output then has;
+    the weight is rounded to it inside, so its gradient stays in the weight's own dtype.
+
+    Args:
+        features: (N, Cin) features of the input sites, in the row order of ``plan.in_coords``;
+            float32, float64, bfloat16 or float16.
+        weight: (Cout, kx, ky, kz, Cin), of the features' dtype or float32.
+        plan: neighbours of every output site; ``plan.inverse()`` gives the transposed convolution.
+        bias: (Cout,), of the weight's dtype.
+
+    Returns:
+        (M, Cout), of the features' dtype (of autocast's under autocast).
+
+    Raises:
+        TypeError: a dtype is not one of the above.
+        ValueError: a shape or a device does not fit the plan.
+    """
+    _check(features, weight, plan, bias)
+    kind = features.device.type
+    if torch.is_autocast_enabled(kind) and features.dtype != torch.float64:
+        features = features.to(torch.get_autocast_dtype(kind))
+    scatter: Payload = []
+    if torch.is_grad_enabled() and features.requires_grad and not plan.is_symmetric:
+        scatter = _payload(plan.inverse())
+    return _CONV(features, weight, bias, _payload(plan), scatter)
+
+
+def _payload(plan: "SparseNeighbors") -> Payload:
+    pairs = plan.forward_pairs
+    return [plan.table, pairs.pair_source, pairs.pair_row, pairs.tile_ptr]
+
+
+def _check(features: Tensor, weight: Tensor, plan: "SparseNeighbors", bias: Tensor | None) -> None:
+    if features.dtype not in _DTYPES:
+        raise TypeError(
+            "sparse_conv: features must be float32, float64, bfloat16 or float16, got "
+            f"{features.dtype}"
+        )
+    if weight.dtype not in (features.dtype, torch.float32):
+        raise TypeError(
+            f"sparse_conv: weight must be {features.dtype} or torch.float32, got {weight.dtype}"
+        )
+    if bias is not None and bias.dtype != weight.dtype:
+        raise TypeError(f"sparse_conv: bias must be {weight.dtype}, got {bias.dtype}")
+    sites = len(plan.in_coords)
+    if features.ndim != 2 or features.shape[0] != sites:
+        raise ValueError(
+            f"sparse_conv: features must be ({sites}, Cin) for this plan, got "
+            f"{tuple(features.shape)}"
+        )
+    kernel = tuple(plan.kernel_size)
+    if weight.ndim != 5 or weight.shape[1:] != (*kernel, features.shape[1]):
+        wanted = ", ".join(str(n) for n in ("Cout", *kernel, features.shape[1]))
+        raise ValueError(
+            f"sparse_conv: weight must be ({wanted}), got {tuple(weight.shape)}; try "
+            "anybev.models' checkpoint loader if it comes from another layout"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"sparse_conv: bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
+    for name, value in (("weight", weight), ("bias", bias), ("plan", plan.table)):
+        if value is not None and value.device != features.device:
+            raise ValueError(
+                f"sparse_conv: {name} must be on {features.device} as the features are, got "
+                f"{value.device}"
+            )
+
+
+def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _pairs_of_offset(table: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Output rows that have a neighbour at one kernel offset, and those neighbours."""
+    column = table[:, offset]
+    rows = (column >= 0).nonzero()[:, 0]
+    return rows, column[rows]
+
+
+def _reference(
+    features: Tensor, weight: Tensor, bias: Tensor | None, gather: Payload, scatter: Payload
+) -> Tensor:
+    table, wide = gather[0], _accumulator_dtype(features.dtype)
+    rounded = weight.to(features.dtype).to(wide).flatten(1, 3)
+    out = features.new_zeros((table.shape[0], weight.shape[0]), dtype=wide)
+    if bias is not None:
+        out += bias
+    for offset in range(table.shape[1]):
+        rows, sources = _pairs_of_offset(table, offset)
+        gathered = features.index_select(0, sources).to(wide)
+        out.index_add_(0, rows, gathered @ rounded[:, offset].t())
+    return out.to(features.dtype)
+
+
+def _fake(
+    features: Tensor, weight: Tensor, bias: Tensor | None, gather: Payload, scatter: Payload
+) -> Tensor:
+    return features.new_empty((gather[0].shape[0], weight.shape[0]))
+
+
+def _grad_weight_reference(
+    features: Tensor, grad: Tensor, gather: Payload, scatter: Payload
+) -> Tensor:
+    table, wide = gather[0], _accumulator_dtype(features.dtype)
+    out = features.new_zeros((grad.shape[1], table.shape[1], features.shape[1]), dtype=wide)
+    for offset in range(table.shape[1]):
+        rows, sources = _pairs_of_offset(table, offset)
+        gathered = features.index_select(0, sources).to(wide)
+        out[:, offset] = grad.index_select(0, rows).to(wide).t() @ gathered
+    return out
+
+
+def _grad_weight_fake(features: Tensor, grad: Tensor, gather: Payload, scatter: Payload) -> Tensor:
+    shape = (grad.shape[1], gather[0].shape[1], features.shape[1])
+    return features.new_empty(shape, dtype=_accumulator_dtype(features.dtype))
+
+
+_CONV = Contract(
+    "sparse_conv",
+    "(Tensor features, Tensor weight, Tensor? bias, Tensor[] gather, Tensor[] scatter) -> Tensor",
+    reference=_reference,
+    fake=_fake,
+)
+_GRAD_WEIGHT = Contract(
+    "sparse_conv_grad_weight",
+    "(Tensor features, Tensor grad, Tensor[] gather, Tensor[] scatter) -> Tensor",
+    reference=_grad_weight_reference,
+    fake=_grad_weight_fake,
+    public="sparse_conv",
+)
+
+
+def _transposed_conv(grad: Tensor, weight: Tensor, gather: Payload, scatter: Payload) -> Tensor:
+    """Gradient of the features: the convolution that runs every pair the other way.
+
+    Without ``scatter`` the plan is submanifold, where offset k of one direction is offset K-1-k of
+    the other, so flipping the weight serves for the transposed lists.
+    """
+    turned = weight.permute(4, 1, 2, 3, 0)
+    if not scatter:
+        return _CONV(grad, turned.flip(1, 2, 3), None, gather, [])
+    return _CONV(grad, turned, None, scatter, gather)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, weight, bias, ctx.gather, ctx.scatter = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(features, weight)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    features, weight = ctx.saved_tensors
+    grad_features = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        grad_features = _transposed_conv(grad, weight, ctx.gather, ctx.scatter)
+    if ctx.needs_input_grad[1]:
+        grad_weight = _GRAD_WEIGHT(features, grad, ctx.gather, ctx.scatter)
+        grad_weight = grad_weight.reshape(weight.shape).to(weight.dtype)
+    if ctx.needs_input_grad[2]:
+        grad_bias = grad.sum(0, dtype=_accumulator_dtype(grad.dtype)).to(ctx.bias_dtype)
+    nothing = [None] * len(ctx.gather), [None] * len(ctx.scatter)
+    return grad_features, grad_weight, grad_bias, *nothing
+
+
+def _save_grad_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    features, grad, ctx.gather, ctx.scatter = inputs
+    ctx.save_for_backward(features, grad)
+
+
+def _grad_weight_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+    features, grad = ctx.saved_tensors
+    weight = cotangent[:, :, None, None, :]
+    grad_features = grad_grad = None
+    if ctx.needs_input_grad[0]:
+        grad_features = _transposed_conv(grad, weight, ctx.gather, ctx.scatter)
+    if ctx.needs_input_grad[1]:
+        grad_grad = _CONV(features, weight, None, ctx.gather, ctx.scatter)
+    return grad_features, grad_grad, [None] * len(ctx.gather), [None] * len(ctx.scatter)
+
+
+_CONV.register_autograd(_backward, setup_context=_save)
+_GRAD_WEIGHT.register_autograd(_grad_weight_backward, setup_context=_save_grad_weight)
