@@ -55,7 +55,8 @@ def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:
         ]
     )
     row: np.ndarray = products[int(np.argmax(np.diagonal(products)))]
-    return row / np.sqrt(row @ row)
+    unit: np.ndarray = row / np.sqrt(row @ row)
+    return unit
 
 
 def quaternion_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:

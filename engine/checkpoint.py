@@ -1,0 +1,177 @@
+"""Checkpoints: written whole, read without running code they carry, loaded whole or not at all."""
+
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import anybev
+from anybev.engine.safe_load import UnsafeCheckpointError, load_untrusted
+from anybev.engine.weights import CheckpointMismatchError, LoadReport, fill
+
+__all__ = [
+    "CheckpointMismatchError",
+    "LoadReport",
+    "UnsafeCheckpointError",
+    "fill",
+    "load_into",
+    "read",
+    "save",
+]
+
+_PLAIN = (str, bytes, int, float, bool, type(None), torch.dtype, torch.device)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """``value`` as containers, numbers, text and CPU tensors: what any weights-only reader takes.
+
+    Raises:
+        TypeError: something else is in it; the message says where.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {_plain(key, where): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, _PLAIN):
+        return value
+    raise TypeError(
+        f"save: {where} must be tensors, numbers, text or containers of them, got "
+        f"{type(value).__name__}; try torch.from_numpy or a plain dict"
+    )
+
+
+def save(
+    path: Path | str,
+    model: nn.Module,
+    *,
+    meta: Mapping[str, Any] | None = None,
+    config: str = "",
+    state: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint that any ``torch.load(weights_only=True)`` can read.
+
+    The file appears under its name only when it is complete. It has mmengine's layout: ``meta``
+    (epoch, iter, ``cfg``, versions, time), ``state_dict``, and ``state`` for what a resumed run
+    needs besides the weights.
+
+    Args:
+        path: file to write; its folder is made when missing.
+        model: whose ``state_dict`` is kept.
+        meta: facts of the run: ``epoch``, ``iter``, ``seed`` ...
+        config: text of the whole config.
+        state: optimizer, schedulers, random generators, position of the sampler.
+
+    Raises:
+        TypeError: ``meta`` or ``state`` holds something else than plain data.
+    """
+    path = Path(path)
+    versions = {
+        "anybev": anybev.__version__,
+        "torch": torch.__version__.split("+")[0],
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    content = {
+        "meta": {
+            "cfg": config,
+            "versions": versions,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **_plain(meta or {}, "meta"),
+        },
+        "state_dict": _plain(model.state_dict(), "state_dict"),
+        "state": _plain(state or {}, "state"),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(path: Path | str, *, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of ours, of mmengine, or a bare state dict.
+
+    Args:
+        path: file that ``torch.save`` wrote.
+        map_location: device of the tensors.
+
+    Returns:
+        At least ``state_dict`` (key -> tensor), ``meta`` and ``state``; whatever else the file
+        holds stays under its key. Objects of OpenMMLab's classes come as placeholders.
+
+    Raises:
+        FileNotFoundError: no such file.
+        UnsafeCheckpointError: the file names code that would have to run.
+        ValueError: the file is damaged, or holds no weights.
+    """
+    path = Path(path)
+    content = load_untrusted(path, map_location)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"read: {path} must hold a dict, got {type(content).__name__}")
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        content = {"state_dict": content}
+    elif "state_dict" not in content and isinstance(content.get("model"), Mapping):
+        content = {**content, "state_dict": content["model"]}
+    weights = content.get("state_dict")
+    if not isinstance(weights, Mapping):
+        keys = ", ".join(sorted(map(str, content)))
+        raise ValueError(
+            f"read: {path} must hold weights under state_dict, got {keys or 'nothing'}"
+        )
+    odd = [key for key, value in weights.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise ValueError(
+            f"read: state_dict of {path} must hold tensors alone, got "
+            f"{type(weights[odd[0]]).__name__} under {odd[0]!r}"
+        )
+    return {"meta": {}, "state": {}, **content, "state_dict": dict(weights)}
+
+
+def load_into(
+    model: nn.Module,
+    path: Path | str,
+    *,
+    allow_missing: Sequence[str] = (),
+    allow_unexpected: Sequence[str] = (),
+    sparse_layout: str | None = None,
+) -> LoadReport:
+    """Fill a model from a checkpoint file, or fail with the keys that do not fit.
+
+    Args:
+        model: what to fill; unchanged when an error is raised.
+        path: checkpoint of ours, of mmengine, or a bare state dict.
+        allow_missing: patterns (``img_*``) of the model's keys that may be absent.
+        allow_unexpected: patterns of the file's keys that may be left over.
+        sparse_layout: ``krsc`` or ``rsck`` where the shapes do not tell.
+
+    Returns:
+        What was loaded, converted and left.
+
+    Raises:
+        CheckpointMismatchError: keys or shapes differ; the message lists them.
+        FileNotFoundError, UnsafeCheckpointError, ValueError: see ``read`` and ``fill``.
+    """
+    return fill(
+        model,
+        read(path)["state_dict"],
+        path,
+        allow_missing=allow_missing,
+        allow_unexpected=allow_unexpected,
+        layout=sparse_layout,
+    )
