@@ -1,8 +1,11 @@
-"""Reads mmdetection3d's v2 info files and checks them before anything is built on them."""
+"""mmdetection3d's v2 info files: what is read is checked before anything is built on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -14,8 +17,26 @@ from anybev.datasets.safe_pickle import load_pickle
 INFO_VERSION = "1.1"
 IGNORED = -1
 
+#: Category ids of info files: the data set's order, not a model's.
+CATEGORIES = (
+    "car",
+    "truck",
+    "trailer",
+    "bus",
+    "construction_vehicle",
+    "bicycle",
+    "motorcycle",
+    "pedestrian",
+    "traffic_cone",
+    "barrier",
+)
+
 #: Which annotated boxes count: those with a lidar or radar point, with a lidar point, or all.
 KeepBoxes = Literal["valid", "lidar", "all"]
+
+
+#: ``update(done, total)`` inside ``with progress(title) as update``.
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 class InfoError(ValueError):
@@ -255,3 +276,20 @@ class _Parser:
 def _basename(path: str) -> str:
     """The file's name alone, so that an info file cannot point outside the data root."""
     return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def write_pickle(path: Path, content: Any) -> None:
+    """Write a pickle that appears whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as file:
+            pickle.dump(content, file, protocol=4)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def silent(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows nothing."""
+    yield lambda done, total: None

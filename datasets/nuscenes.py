@@ -21,7 +21,7 @@ _DATA_PREFIX = {"pts": "samples/LIDAR_TOP", "sweeps": "sweeps/LIDAR_TOP"}
 _MAX_ATTEMPTS = 100
 
 
-class SampleError(RuntimeError):
+class SampleError(ValueError):
     """A sample cannot be read; the message names it."""
 
 
