@@ -67,7 +67,9 @@ def extensions() -> list[Extension]:
         print("anybev: no C++ compiler; compiled operators are left out", file=sys.stderr)
         return []
     torch_root = Path(torch.__file__).parent
-    sources = sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("csrc/ops/cpu/*.cpp"))
+    # csrc/benchmark holds what benchmarks compare with; no model calls it.
+    found = [*ROOT.glob("csrc/ops/cpu/*.cpp"), *ROOT.glob("csrc/benchmark/*.cpp")]
+    sources = sorted(str(p.relative_to(ROOT)) for p in found)
     return [
         Extension(
             "anybev._C",

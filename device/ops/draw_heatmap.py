@@ -14,8 +14,8 @@ from anybev.device.ops._checks import (
 )
 from anybev.device.ops._contract import Contract
 
-# Above any grid; keeps (2 radius + 1)^2 of an absurd box within int64.
-_RADIUS_LIMIT = 1 << 24
+# Length or width in cells: above any grid, far from overflow.
+_SIZE_LIMIT = float(1 << 24)
 
 
 def _radius_cells(length: Tensor, width: Tensor, overlap: float, min_radius: int) -> Tensor:
@@ -31,7 +31,7 @@ def _radius_cells(length: Tensor, width: Tensor, overlap: float, min_radius: int
     root3 = scaled**2 - 16 * overlap * ((overlap - 1) * width * length)
     root3 = (scaled + torch.sqrt(root3)) / 2
     radius = torch.minimum(torch.minimum(root1, root2), root3)
-    return radius.clamp(max=_RADIUS_LIMIT).long().clamp(min=min_radius)
+    return radius.long().clamp(min=min_radius)
 
 
 def _reference(
@@ -51,11 +51,12 @@ def _reference(
     if ((sample_index < 0) | (sample_index >= batch_size)).any():
         raise ValueError(f"draw_heatmap: sample_index must be in [0, {batch_size}), got others")
     boxes = boxes_lidar.float()
-    length, width = boxes[:, 3] / cell_size_m[0], boxes[:, 4] / cell_size_m[1]
+    length = (boxes[:, 3] / cell_size_m[0]).clamp(max=_SIZE_LIMIT)
+    width = (boxes[:, 4] / cell_size_m[1]).clamp(max=_SIZE_LIMIT)
     x = torch.trunc((boxes[:, 0] - origin_m[0]) / cell_size_m[0])
     y = torch.trunc((boxes[:, 1] - origin_m[1]) / cell_size_m[1])
     drawn = (x >= 0) & (x < nx) & (y >= 0) & (y < ny) & (labels >= 0) & (labels < num_classes)
-    drawn &= (length > 0) & (width > 0) & torch.isfinite(length) & torch.isfinite(width)
+    drawn &= (length > 0) & (width > 0)
 
     kept = drawn.nonzero().squeeze(1)
     if kept.numel() == 0:
@@ -122,7 +123,7 @@ def draw_heatmap(
     The centre cell is trunc((x - x0) / cx), trunc((y - y0) / cy): truncation, so a centre less than
     one cell below the origin falls into cell 0. The radius follows the historical formula
     (see ``_radius_cells``), sigma = (2 radius + 1) / 6, values merge by maximum and are clipped at
-    the borders. Skipped, as ignored: boxes whose length or width is not positive and finite,
+    the borders. Skipped, as ignored: boxes whose length or width is not positive (or NaN),
     centres outside the grid, labels outside [0, num_classes).
 
     Args:

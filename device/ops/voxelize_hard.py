@@ -8,8 +8,8 @@ from torch import Tensor
 from anybev.device.ops._checks import check_dtype, check_min_columns
 from anybev.device.ops._contract import Contract
 
-# Linear keys are 32-bit in the kernels, and the largest one marks a point outside the range.
-MAX_CELLS = 2**31 - 1
+# Kernels pack x, y and z of a cell into one word, each axis in its own bits.
+_CELL_BITS = 31
 
 
 def voxel_grid(
@@ -94,10 +94,11 @@ def _check_grid(voxel_size: Sequence[float], point_cloud_range: Sequence[float])
             f"got {list(point_cloud_range)}"
         )
     nx, ny, nz = voxel_grid(voxel_size, point_cloud_range)
-    if not 0 < nx * ny * nz <= MAX_CELLS:
+    bits = sum((cells - 1).bit_length() for cells in (nx, ny, nz))
+    if min(nx, ny, nz) < 1 or bits > _CELL_BITS:
         raise ValueError(
-            f"voxelize_hard: point_cloud_range / voxel_size must be 1 to {MAX_CELLS} cells, got "
-            f"{nx} x {ny} x {nz}"
+            "voxelize_hard: point_cloud_range / voxel_size must be at least 1 cell an axis and at "
+            f"most 2^{_CELL_BITS} in all (axes rounded up to powers of two), got {nx} x {ny} x {nz}"
         )
 
 

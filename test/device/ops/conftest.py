@@ -1,0 +1,27 @@
+"""Fixtures of the operator tests: which implementation answers, and on how many threads."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from anybev.device.ops._contract import CONTRACTS
+
+
+@pytest.fixture(params=["native", "reference"])
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each implementation on the CPU of the operator that the test module is named after."""
+    name = request.module.__name__.rpartition("test_")[2]
+    if request.param == "reference":
+        monkeypatch.setenv("ANYBEV_OPS", f"{name}=reference")
+    elif CONTRACTS[name].implementation("cpu") != "native":
+        pytest.skip(f"no compiled {name} in this installation")
+    return request.param
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's thread count; the count before the test comes back after it."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
