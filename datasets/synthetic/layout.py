@@ -6,57 +6,57 @@ import math
 
 import numpy as np
 
+from anybev.datasets.synthetic.lidar import Scanner
 from anybev.datasets.synthetic.placement import Proposer
 from anybev.datasets.synthetic.rig import EGO_WIDTH_M, EGO_X_M
-from anybev.datasets.synthetic.road import (
-    EGO_LANE_M,
-    FACADE_M,
-    SIDEWALK_M,
-    Road,
-    footprints_touch,
-)
+from anybev.datasets.synthetic.road import EGO_LANE_M, Road, footprints_touch
+from anybev.datasets.synthetic.scenery import draw_sides
 from anybev.datasets.synthetic.world import (
-    BOX,
-    FRUSTUM,
     MAX_OBJECTS,
     MAX_SPEED_MPS,
     MIN_OBJECTS,
     OBJECT_RADIUS_M,
     Lighting,
     Motion,
-    Part,
     World,
     WorldObject,
     key_frame_times,
+    near_ego,
     poses_at,
     stack_motions,
 )
 
-# Share of proposals per class; groups (rows, walkers) make the small classes the most numerous.
-_WEIGHTS = {
-    "car": 0.19,
-    "truck": 0.12,
-    "bus": 0.10,
-    "trailer": 0.09,
-    "construction_vehicle": 0.11,
-    "pedestrian": 0.12,
-    "motorcycle": 0.07,
-    "bicycle": 0.07,
-    "traffic_cone": 0.07,
-    "barrier": 0.06,
+# Share of each class among the objects of a key frame, and how far from the ego it is placed (the
+# judge scores small things at short range).
+_SHARES = {
+    "car": (0.18, 50.0),
+    "truck": (0.10, 50.0),
+    "bus": (0.075, 50.0),
+    "trailer": (0.075, 50.0),
+    "construction_vehicle": (0.085, 50.0),
+    "pedestrian": (0.145, 40.0),
+    "motorcycle": (0.065, 40.0),
+    "bicycle": (0.065, 40.0),
+    "traffic_cone": (0.105, 32.0),
+    "barrier": (0.105, 32.0),
 }
 _GAP_M = 0.15
 _EGO_GAP_M = 0.8
 _TIMES = np.arange(-0.25, 9.76, 0.25)
-_TRIES = 3000
-_WORLDS = 20
+_TRIES = 1500
+_ROUNDS = 3
+_WORLDS = 40
+# An object is partly occluded when some, but less than this share, of its rays reach it.
+_CLEAR_SHARE = 0.9
+MIN_OCCLUDED = 0.3
 
 
 def build_world(seed: int, scene_number: int) -> World:
     """The scene of that number for that seed; nothing else enters.
 
     Raises:
-        RuntimeError: no layout with 20 to 40 objects in every key frame was found.
+        RuntimeError: no layout with 20 to 40 objects in every key frame, 30 % of them partly
+            occluded, was found.
     """
     for attempt in range(_WORLDS):
         rng = np.random.default_rng([seed, scene_number, attempt])
@@ -64,9 +64,9 @@ def build_world(seed: int, scene_number: int) -> World:
         if world is not None:
             return world
     raise RuntimeError(
-        f"synthetic scene: seed {seed}, scene {scene_number} must have {MIN_OBJECTS} to "
-        f"{MAX_OBJECTS} objects in every key frame, got no such layout in {_WORLDS} draws; "
-        "try another seed"
+        f"build_world: seed must give {MIN_OBJECTS} to {MAX_OBJECTS} objects in every key frame, "
+        f"{MIN_OCCLUDED:.0%} of them partly occluded, got no such layout in {_WORLDS} draws for "
+        f"seed {seed}, scene {scene_number}; try another seed"
     )
 
 
@@ -75,12 +75,7 @@ def _draw(rng: np.random.Generator) -> World | None:
     start = rng.uniform(250, 350, 2)
     road = Road(float(start[0]), float(start[1]), float(rng.uniform(-math.pi, math.pi)), bend)
     ego = _draw_ego(rng, road)
-    scenery, footprints, yards = _draw_sides(rng, road)
-    crowd = _Crowd(ego, footprints)
-    _fill(rng, crowd, Proposer(road, rng, yards), road)
-    counts = crowd.counts
-    if counts.min() < MIN_OBJECTS or counts.max() > MAX_OBJECTS:
-        return None
+    scenery, footprints, yards = draw_sides(rng, road)
     ripples = np.stack(
         [
             rng.uniform(0.004, 0.012, 4),
@@ -90,7 +85,49 @@ def _draw(rng: np.random.Generator) -> World | None:
         ],
         axis=1,
     )
-    return World(tuple(crowd.objects), tuple(scenery), ego, _draw_lighting(rng), ripples)
+    crowd = _Crowd(ego, footprints)
+    proposer = Proposer(road, rng, yards)
+    wanted = int(rng.integers(MIN_OBJECTS + 5, MAX_OBJECTS - 5))
+    lighting = _draw_lighting(rng)
+    for _ in range(_ROUNDS):
+        _fill(rng, crowd, proposer, wanted)
+        world = World(tuple(crowd.objects), tuple(scenery), ego, lighting, ripples)
+        if crowd.counts.min() < MIN_OBJECTS:
+            return None
+        near, seen, alone = survey(world)
+        hidden = (near & (seen > 0)).sum(1) < 0.4 * near.sum(1)
+        if not hidden.any():
+            break
+        crowd.remove(hidden)
+    if crowd.counts.min() < MIN_OBJECTS or len(crowd.objects) != len(world.objects):
+        return None
+    return world if occluded_share(near, seen, alone) >= MIN_OCCLUDED else None
+
+
+def survey(world: World) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the lidar sees of each object in each key frame.
+
+    Returns:
+        Three (N, 20) arrays: within 54 m of the ego frame; rays that end on the object; rays that
+        would if it stood alone.
+    """
+    times = key_frame_times()
+    scanner = Scanner(world)
+    casts = [scanner.cast(float(t), occlusion=True) for t in times]
+    return (
+        near_ego(world, OBJECT_RADIUS_M),
+        np.stack([c.seen for c in casts], axis=1),
+        np.stack([c.alone for c in casts], axis=1),
+    )
+
+
+def occluded_share(near: np.ndarray, seen: np.ndarray, alone: np.ndarray) -> float:
+    """Share of a scene's near and visible objects of which at least 10 % of the rays are cut off.
+
+    Arguments are those that ``survey`` returns; an object counts once in every key frame.
+    """
+    visible = near & (seen > 0)
+    return float((visible & (seen < _CLEAR_SHARE * alone)).sum() / visible.sum())
 
 
 def _draw_ego(rng: np.random.Generator, road: Road) -> Motion:
@@ -119,79 +156,6 @@ def _draw_lighting(rng: np.random.Generator) -> Lighting:
     )
 
 
-def _draw_sides(
-    rng: np.random.Generator, road: Road
-) -> tuple[list[Part], np.ndarray, tuple[tuple[int, float, float], ...]]:
-    """Scenery, its footprints (F, 6: x, y, yaw, half-length, half-width, clearance), the yards."""
-    parts: list[Part] = []
-    yards: list[tuple[int, float, float]] = []
-    for side in (-1, 1):
-        s = -75.0 + float(rng.uniform(0, 10))
-        while s < 190:
-            length = float(rng.uniform(12, 26))
-            middle = s + length / 2
-            if rng.random() < 0.5:
-                yards.append((side, s, s + length))
-                parts.append(_wall(rng, road, middle, side * 46.0, length, 2.0, (2.5, 6)))
-                if rng.random() < 0.4:
-                    parts.append(_wall(rng, road, middle, side * 15, length * 0.6, 0.3, (0.7, 1.3)))
-            else:
-                depth = float(rng.uniform(4, 9))
-                front = FACADE_M + float(rng.uniform(0, 2.5)) + depth / 2
-                parts.append(_wall(rng, road, middle, side * front, length, depth, (3.5, 10)))
-            s += length + float(rng.uniform(0.5, 4))
-        for s in np.arange(-70, 180, 14.0):
-            here, d = float(s + rng.uniform(0, 9)), side * (SIDEWALK_M[1] - 1.4)
-            if rng.random() < 0.55:
-                parts += _tree(rng, road, here, d)
-            else:
-                parts.append(_pole(rng, road, here, side * 10.1))
-    footprints = np.array(
-        [(p.x_m, p.y_m, p.yaw_rad, *_half_extent(p), p.z0_m) for p in parts], np.float64
-    )
-    return parts, footprints, tuple(yards)
-
-
-def _half_extent(part: Part) -> tuple[float, float]:
-    if part.kind == BOX:
-        return part.a, part.b
-    return max(part.a, part.b), max(part.a, part.b)
-
-
-def _wall(
-    rng: np.random.Generator,
-    road: Road,
-    s_m: float,
-    d_m: float,
-    length_m: float,
-    depth_m: float,
-    heights_m: tuple[float, float],
-) -> Part:
-    stretch = 1 - road.curvature * d_m
-    x, y, yaw = road.pose(s_m, d_m)
-    gray = float(rng.uniform(0.35, 0.8))
-    height = float(rng.uniform(*heights_m))
-    half = length_m / 2 * max(0.3, stretch)
-    color = (gray, gray * 0.95, gray * 0.85)
-    return Part(BOX, x, y, yaw, 0.0, height, half, depth_m / 2, float(rng.uniform(8, 40)), color)
-
-
-def _tree(rng: np.random.Generator, road: Road, s_m: float, d_m: float) -> list[Part]:
-    x, y, yaw = road.pose(s_m, d_m)
-    thick, wide = float(rng.uniform(0.12, 0.25)), float(rng.uniform(0.8, 1.5))
-    low, high = float(rng.uniform(2.3, 2.9)), float(rng.uniform(4.5, 7))
-    green = (0.2, float(rng.uniform(0.35, 0.55)), 0.15)
-    trunk = Part(FRUSTUM, x, y, yaw, 0.0, low, thick, 0.8 * thick, 12.0, (0.35, 0.25, 0.18))
-    return [trunk, Part(FRUSTUM, x, y, yaw, low, high, wide, 0.4 * wide, 25.0, green)]
-
-
-def _pole(rng: np.random.Generator, road: Road, s_m: float, d_m: float) -> Part:
-    x, y, yaw = road.pose(s_m, d_m)
-    thick = float(rng.uniform(0.06, 0.14))
-    height = float(rng.uniform(3, 8))
-    return Part(FRUSTUM, x, y, yaw, 0.0, height, thick, thick, 35.0, (0.45, 0.45, 0.47))
-
-
 class _Crowd:
     """The objects accepted so far, and whether another one fits."""
 
@@ -199,7 +163,7 @@ class _Crowd:
         self.objects: list[WorldObject] = []
         self._scenery = scenery
         self.ego_at_keys = poses_at(stack_motions([ego]), key_frame_times())[0]
-        self.counts = np.zeros(len(self.ego_at_keys), np.int64)
+        self._near = np.zeros((0, len(self.ego_at_keys)), bool)
         drive = poses_at(stack_motions([ego]), _TIMES)[0]
         middle = (EGO_X_M[0] + EGO_X_M[1]) / 2
         half = ((EGO_X_M[1] - EGO_X_M[0]) / 2 + _EGO_GAP_M, EGO_WIDTH_M / 2 + _EGO_GAP_M)
@@ -207,13 +171,33 @@ class _Crowd:
         drive[:, 1] += middle * np.sin(drive[:, 2])
         self._tracks = [_track(drive, half)]
 
+    @property
+    def counts(self) -> np.ndarray:
+        """Objects (20,) within 54 m of the ego frame in each key frame."""
+        return np.asarray(self._near.sum(0))
+
+    def classes_at(self, frame: int, names: list[str]) -> np.ndarray:
+        """Objects of each class within 54 m in one key frame."""
+        present = [
+            o.cls.name for o, near in zip(self.objects, self._near, strict=True) if near[frame]
+        ]
+        return np.array([present.count(name) for name in names])
+
+    def remove(self, which: np.ndarray) -> None:
+        """Take objects (N,) bool out again."""
+        self.objects = [o for o, gone in zip(self.objects, which, strict=True) if not gone]
+        self._tracks = self._tracks[:1] + [
+            t for t, gone in zip(self._tracks[1:], which, strict=True) if not gone
+        ]
+        self._near = self._near[~which]
+
     def add(self, item: WorldObject, most: int) -> bool:
         """Accept an object that touches nothing at any time and keeps every count in bounds."""
         motion = stack_motions([item.motion])
         at_keys = poses_at(motion, key_frame_times())[0]
         apart = np.hypot(*(at_keys - self.ego_at_keys)[:, :2].T)
-        counts = self.counts + (apart <= OBJECT_RADIUS_M)
-        if counts.max() > most:
+        near = apart <= OBJECT_RADIUS_M
+        if (self.counts + near).max() > most:
             return False
         width, length, height = item.size_wlh_m
         track = _track(poses_at(motion, _TIMES)[0], (length / 2 + _GAP_M, width / 2 + _GAP_M))
@@ -224,7 +208,7 @@ class _Crowd:
             return False
         self.objects.append(item)
         self._tracks.append(track)
-        self.counts = counts
+        self._near = np.concatenate([self._near, near[None]])
         return True
 
 
@@ -232,19 +216,18 @@ def _track(poses: np.ndarray, half: tuple[float, float]) -> np.ndarray:
     return np.concatenate([poses, np.broadcast_to(half, (len(poses), 2))], axis=1)
 
 
-def _fill(rng: np.random.Generator, crowd: _Crowd, proposer: Proposer, road: Road) -> None:
+def _fill(rng: np.random.Generator, crowd: _Crowd, proposer: Proposer, wanted: int) -> None:
     """Add groups where the fewest objects are until every key frame has its share."""
-    wanted = int(rng.integers(MIN_OBJECTS + 3, MAX_OBJECTS - 6))
-    names, weights = list(_WEIGHTS), np.array(list(_WEIGHTS.values()))
-    origin = np.array([road.x_m, road.y_m])
+    names = list(_SHARES)
+    shares = np.array([share for share, _ in _SHARES.values()])
     for _ in range(_TRIES):
         frame = int(crowd.counts.argmin())
         if crowd.counts[frame] >= wanted:
             return
-        travelled = float(np.hypot(*(crowd.ego_at_keys[frame, :2] - origin)))
-        name = names[int(rng.choice(len(names), p=weights / weights.sum()))]
-        for _ in range(6):
-            s = travelled + float(rng.uniform(-52, 52))
-            kept = [crowd.add(item, MAX_OBJECTS - 1) for item in proposer.propose(name, s)]
-            if any(kept):
-                break
+        lack = np.maximum(shares * wanted - crowd.classes_at(frame, names), 0.05)
+        name = names[int(rng.choice(len(names), p=lack / lack.sum()))]
+        reach = _SHARES[name][1]
+        travelled = proposer.road.travelled(*crowd.ego_at_keys[frame, :2])
+        s = travelled + float(rng.uniform(-reach, reach))
+        for item in proposer.propose(name, s):
+            crowd.add(item, MAX_OBJECTS - 1)

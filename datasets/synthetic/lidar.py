@@ -36,21 +36,38 @@ SCENERY, GROUND, EGO = -1, -2, -3
 
 
 @dataclass(frozen=True)
+class Cast:
+    """Where the 1,084 x 32 rays of one turn end (azimuth-major), before the sensor measures.
+
+    Attributes:
+        distance_m: (R,) float32, inf where a ray meets nothing.
+        owner: (R,) int32: index of the object hit, or SCENERY, GROUND, EGO.
+        intensity: (R,) float32 mean intensity.
+        seen: (N,) rays that end on each object within range.
+        alone: (N,) rays that would end on it if it stood alone (no ground, no scenery); zeros
+            unless asked for.
+    """
+
+    distance_m: np.ndarray
+    owner: np.ndarray
+    intensity: np.ndarray
+    seen: np.ndarray
+    alone: np.ndarray
+
+
+@dataclass(frozen=True)
 class Sweep:
     """One turn of the lidar.
 
     Attributes:
         points_lidar_m: (P, 5) float32: x, y, z in metres, intensity 0..255, beam 0..31.
         owner: (P,) int32: index of the object hit, or SCENERY, GROUND, EGO.
-        seen: (N,) rays that end on each object, before returns are dropped.
-        alone: (N,) rays that would end on it if it stood alone (no ground, no scenery); zeros
-            unless asked for.
+        cast: the rays behind the points.
     """
 
     points_lidar_m: np.ndarray
     owner: np.ndarray
-    seen: np.ndarray
-    alone: np.ndarray
+    cast: Cast
 
     def points_on(self, count: int) -> np.ndarray:
         """Points (count,) that the sweep holds on each of the first ``count`` objects."""
@@ -74,22 +91,26 @@ class Scanner:
         self._parts = np.array([part[:9] for _, part in rows], np.float64).reshape(-1, 9)
 
     def sweep(self, t_s: float, rng: np.random.Generator, *, occlusion: bool = False) -> Sweep:
-        """One turn at time ``t_s`` (the whole turn sees the world of that instant).
+        """One measured turn; ``rng`` gives its phase, noise and dropped returns (see ``cast``)."""
+        phase = float(rng.uniform(0, _AZIMUTH_STEP))
+        cast = self.cast(t_s, phase, occlusion=occlusion)
+        points, kept = _measure(cast, *_directions(phase), rng)
+        return Sweep(points, cast.owner[kept], cast)
+
+    def cast(self, t_s: float, phase_rad: float = 0.0, *, occlusion: bool = False) -> Cast:
+        """Cast one turn at time ``t_s`` (the whole turn sees the world of that instant).
 
         Args:
             t_s: seconds from the scene's first key frame.
-            rng: source of phase, noise and dropped returns.
-            occlusion: also count ``Sweep.alone``.
+            phase_rad: azimuth of the first column; the turn is clockwise.
+            occlusion: also count ``Cast.alone``.
         """
-        phase = float(rng.uniform(0, _AZIMUTH_STEP))
-        azimuth = phase - np.arange(AZIMUTHS) * _AZIMUTH_STEP
-        cos_az, sin_az = np.cos(azimuth).astype(np.float32), np.sin(azimuth).astype(np.float32)
+        cos_az, sin_az = _directions(phase_rad)
         ego = self._world.ego_poses(np.array([t_s]))[0]
         count = len(self._world.objects)
-
         distance, owner, intensity = _background(self._world.ripples, ego, cos_az, sin_az)
         solids = _to_sensor(self._parts, self._owner, self._poses(t_s), ego)
-        ray, solid = _candidates(solids, phase)
+        ray, solid = _candidates(solids, phase_rad)
         depth = _intersect(solids, ray, solid, cos_az, sin_az)
         hit = depth < MAX_RANGE_M
         ray, solid, depth = ray[hit], solid[hit], depth[hit]
@@ -103,13 +124,18 @@ class Scanner:
         owner[ray[first]] = self._owner[solid[first]]
         intensity[ray[first]] = self._parts[solid[first], 8]
         seen = np.bincount(owner[(owner >= 0) & (distance < MAX_RANGE_M)], minlength=count)
-        points, kept = _measure(distance, intensity, cos_az, sin_az, rng)
-        return Sweep(points, owner[kept], seen, alone)
+        return Cast(distance, owner, intensity, seen, alone)
 
     def _poses(self, t_s: float) -> np.ndarray:
         """World poses (N + 1, 3): the objects', then the identity that the scenery refers to."""
         poses = self._world.object_poses(np.array([t_s]))[:, 0]
         return np.concatenate([poses, np.zeros((1, 3))])
+
+
+def _directions(phase_rad: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine (1084,) float32 of the columns' azimuths."""
+    azimuth = phase_rad - np.arange(AZIMUTHS) * _AZIMUTH_STEP
+    return np.cos(azimuth).astype(np.float32), np.sin(azimuth).astype(np.float32)
 
 
 def _background(
@@ -282,13 +308,10 @@ def _hit_frustum(own: np.ndarray, dx: np.ndarray, dy: np.ndarray, dz: np.ndarray
 
 
 def _measure(
-    distance: np.ndarray,
-    intensity: np.ndarray,
-    cos_az: np.ndarray,
-    sin_az: np.ndarray,
-    rng: np.random.Generator,
+    cast: Cast, cos_az: np.ndarray, sin_az: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy points (P, 5) in the lidar frame, and which rays returned."""
+    """Noisy points (P, 5) in the lidar frame, and the rays that they come from."""
+    distance, intensity = cast.distance_m, cast.intensity
     rays = len(distance)
     noise = rng.standard_normal(rays, np.float32)
     returned = (distance < MAX_RANGE_M) & (rng.random(rays, np.float32) >= DROP_RATE)

@@ -193,7 +193,7 @@ def _write_scene(out: Path, name: str, seed: int) -> str:
         sweep.points_lidar_m.tofile(path)
         if key:
             points = sweep.points_on(len(world.objects))
-            counts.append(KeyFrameCounts(points, sweep.seen, sweep.alone))
+            counts.append(KeyFrameCounts(points, sweep.cast.seen, sweep.cast.alone))
     _write_json(out / _PARTS / f"{name}.json", scene_tables(seed, name, number, world, counts))
     return name
 

@@ -88,13 +88,16 @@ def _lane(p: Proposer, name: str, s_m: float) -> list[WorldObject]:
 
 def _stopped(p: Proposer, name: str, s_m: float) -> list[WorldObject]:
     d = float(p.rng.choice(LANES_M)) + float(p.rng.uniform(-0.2, 0.2))
-    return [p.make(name, p.still(s_m, d, p.along(d) + float(p.rng.normal(0, 0.03))))]
+    pitch = CLASS_BY_NAME[name].mean_size_wlh_m[1] * 1.2 + float(p.rng.uniform(0.8, 3))
+    count = int(p.rng.integers(1, 4)) if name == "car" else 1
+    turn = p.along(d) + float(p.rng.normal(0, 0.03))
+    return [p.make(name, p.still(s_m + i * pitch, d, turn)) for i in range(count)]
 
 
 def _kerb(p: Proposer, name: str, s_m: float) -> list[WorldObject]:
     d = p.side() * KERB_M
     length = CLASS_BY_NAME[name].mean_size_wlh_m[1]
-    count = int(p.rng.integers(1, 4)) if name == "car" else 1
+    count = int(p.rng.integers(2, 5)) if name == "car" else 1
     group = []
     for i in range(count):
         turn = p.along(d) + float(p.rng.normal(0, 0.04))

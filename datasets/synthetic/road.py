@@ -39,6 +39,16 @@ class Road(NamedTuple):
         y = self.y_m + chord * math.sin(self.yaw_rad + bend / 2) + d_m * math.cos(yaw)
         return x, y, yaw + turn_rad
 
+    def travelled(self, x_m: float, y_m: float) -> float:
+        """Position ``s`` of a world point near the road."""
+        dx, dy = x_m - self.x_m, y_m - self.y_m
+        ahead = dx * math.cos(self.yaw_rad) + dy * math.sin(self.yaw_rad)
+        left = dy * math.cos(self.yaw_rad) - dx * math.sin(self.yaw_rad)
+        if self.curvature == 0:
+            return ahead
+        sign = math.copysign(1.0, self.curvature)
+        return math.atan2(sign * ahead, sign * (1 / self.curvature - left)) / self.curvature
+
     def follow(self, s_m: float, d_m: float, speed_mps: float, accel_mps2: float) -> Motion:
         """Motion along the lane through (s, d), in the direction of that side's traffic."""
         back = d_m > 0

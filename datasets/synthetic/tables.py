@@ -14,6 +14,7 @@ from anybev.datasets.synthetic.world import (
     SWEEPS_PER_KEY_FRAME,
     World,
     key_frame_times,
+    near_ego,
     sweep_times,
 )
 
@@ -74,6 +75,7 @@ _ATTRIBUTES = (
 _VISIBILITIES = ("v0-40", "v40-60", "v60-80", "v80-100")
 _EPOCH_US = 1_577_880_000_000_000
 _SCENE_US = 60_000_000
+ANNOTATED_RADIUS_M = 70.0
 MAP_FILE = "maps/synthetic.png"
 
 
@@ -254,7 +256,7 @@ class _SceneRows:
     def add_annotations(self, world: World, counts: list[KeyFrameCounts]) -> None:
         poses = world.object_poses(key_frame_times())
         speeds = world.object_speeds(key_frame_times())
-        present = annotated(world)
+        present = near_ego(world, ANNOTATED_RADIUS_M)
         visibility = [c.visibility_tokens() for c in counts]
         for i, item in enumerate(world.objects):
             frames = np.flatnonzero(present[i])
@@ -289,13 +291,6 @@ class _SceneRows:
                     "last_annotation_token": tokens[-1],
                 }
             )
-
-
-def annotated(world: World, radius_m: float = 70.0) -> np.ndarray:
-    """Which objects (N, 20) are near enough to the ego frame to be annotated, per key frame."""
-    times = key_frame_times()
-    offset = world.object_poses(times)[..., :2] - world.ego_poses(times)[:, :2]
-    return np.asarray(np.hypot(offset[..., 0], offset[..., 1]) <= radius_m)
 
 
 def _calibrations() -> list[Row]:

@@ -209,3 +209,10 @@ def key_frame_times() -> np.ndarray:
 def sweep_times() -> np.ndarray:
     """Times of all lidar sweeps, first to last key frame, in seconds from the first."""
     return np.arange((KEY_FRAMES - 1) * SWEEPS_PER_KEY_FRAME + 1) / SWEEP_HZ
+
+
+def near_ego(world: World, radius_m: float) -> np.ndarray:
+    """Which objects (N, 20) are within a radius of the ego frame in each key frame."""
+    times = key_frame_times()
+    offset = world.object_poses(times)[..., :2] - world.ego_poses(times)[:, :2]
+    return np.asarray(np.hypot(offset[..., 0], offset[..., 1]) <= radius_m)
