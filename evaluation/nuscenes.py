@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from anybev.datasets.sample import Detections
+from anybev.datasets.synthetic.nuscenes import MARKER
 from anybev.evaluation import judge
 from anybev.evaluation.export import ATTRIBUTES, META, boxes_to_results, write_json
 
 logger = logging.getLogger(__name__)
 
 SYNTHETIC_NOTE = "scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes"
-SYNTHETIC_MARKER = "SYNTHETIC.json"
 
 TP_ERRORS = {
     "trans_err": "mATE",
@@ -69,9 +69,15 @@ class NuScenesMetrics:
         return {key: plain(value) for key, value in asdict(self).items()}
 
 
-def is_synthetic(data_root: Path) -> bool:
-    """Whether a data set was written by ``anybev synth``."""
-    return (Path(data_root) / SYNTHETIC_MARKER).exists()
+def is_synthetic(data_root: Path, logs: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Whether a data set was written by ``anybev synth``.
+
+    Args:
+        data_root: a marker file in it tells.
+        logs: records of the log table; the name of a log file tells too.
+    """
+    marked = (data_root / MARKER).exists()
+    return marked or any(str(log.get("logfile", "")).startswith("synthetic") for log in logs)
 
 
 def _check_tokens(detections: Mapping[str, Detections], tokens: Sequence[str], split: str) -> None:
@@ -179,7 +185,7 @@ def evaluate_nuscenes(
     write_json(submission, {"meta": META, "results": results})
     logger.info("scoring %d frames of %r with the nuScenes devkit", len(tokens), split)
     summary = judge.judge(tables, config, submission, split)
-    note = SYNTHETIC_NOTE if is_synthetic(data_root) else ""
+    note = SYNTHETIC_NOTE if is_synthetic(data_root, tables.log) else ""
     metrics = _metrics(summary, len(tokens), split, note)
     write_json(output_dir / "metrics_summary.json", metrics.to_dict())
     return metrics

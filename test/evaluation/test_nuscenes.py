@@ -3,13 +3,15 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from anybev.datasets.sample import Detections
+from anybev.datasets.synthetic.nuscenes import MARKER
 from anybev.evaluation import judge
-from anybev.evaluation.nuscenes import SYNTHETIC_NOTE
+from anybev.evaluation.nuscenes import SYNTHETIC_NOTE, is_synthetic
 from anybev.testing.nuscenes_tables import CLASSES, perfect_detections, write_nuscenes_tables
 
 NOTHING = Detections(torch.zeros(0, 9), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
@@ -84,10 +86,23 @@ def test_mini_tables_are_scored_on_mini_val(score, tmp_path):
 
 def test_synthetic_scenes_are_called_so(score, tmp_path):
     infos = write_nuscenes_tables(tmp_path / "synth", frames=2)
-    (tmp_path / "synth" / "SYNTHETIC.json").write_text("{}")
+    (tmp_path / "synth" / MARKER).write_text("{}")
     metrics = score(perfect_detections(infos), infos=infos, data_root=tmp_path / "synth")
     assert metrics.note == SYNTHETIC_NOTE
     assert "not comparable with nuScenes" in metrics.note
+
+
+@pytest.mark.parametrize(("logfile", "expected"), [("synthetic-scene-0003", True), ("n015", False)])
+def test_the_log_table_tells_synthetic_scenes_too(tmp_path, logfile, expected):
+    assert is_synthetic(tmp_path, [{"logfile": logfile}]) is expected
+    assert not is_synthetic(tmp_path, [{}])
+
+
+def test_mean_over_some_classes(score, perfect):
+    swap = torch.arange(len(CLASSES))
+    swap[0], swap[1] = 1, 0
+    metrics = score({t: replace(f, labels=swap[f.labels]) for t, f in perfect.items()})
+    assert metrics.mean_ap_over(("car", "bus")) == pytest.approx(0.5)
 
 
 def test_the_placeholder_for_scikit_learn_is_taken_away():
