@@ -1,0 +1,95 @@
+"""Run operator benchmarks, write their rows, print them as a table."""
+
+import importlib
+import os
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from rich.console import Console
+from rich.table import Table
+
+from anybev.benchmark import ops
+from anybev.benchmark.ops.harness import Context, Row, machine, write_line
+
+_PREFIX = "bench_"
+
+
+def discover(only: tuple[str, ...] = ()) -> dict[str, ModuleType]:
+    """Benchmark modules by operator name.
+
+    Raises:
+        ValueError: ``only`` names an operator without a benchmark.
+    """
+    names = sorted(
+        m.name.removeprefix(_PREFIX)
+        for m in pkgutil.iter_modules(ops.__path__)
+        if m.name.startswith(_PREFIX)
+    )
+    unknown = sorted(set(only) - set(names))
+    if unknown:
+        raise ValueError(f"bench ops: --only must be one of {', '.join(names)}, got {unknown[0]}")
+    wanted = [name for name in names if not only or name in only]
+    return {
+        name: importlib.import_module(f"anybev.benchmark.ops.{_PREFIX}{name}") for name in wanted
+    }
+
+
+def run(out: Path, only: tuple[str, ...] = ()) -> None:
+    """Measure operators and write one JSON line a row.
+
+    Args:
+        out: file to write; replaced.
+        only: operator names; empty for all.
+
+    Raises:
+        ValueError: ``only`` names an operator without a benchmark.
+        RuntimeError: an operator has no compiled kernel here.
+    """
+    modules = discover(only)
+    # A reference timed under our name would be a wrong row.
+    os.environ["ANYBEV_REQUIRE_NATIVE"] = "1"
+    context, facts, console = Context(), machine(), Console(soft_wrap=True, highlight=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    measured: list[Row] = []
+    with out.open("w") as file:
+        for name, module in modules.items():
+            for row in module.rows(context):
+                write_line(file, row, facts, context.scenes["S1"].origin)
+                measured.append(row)
+                console.print(f"{name}: {_summary(row)}")
+    console.print(table(measured))
+    console.print(f"{facts['device']} · torch {facts['torch']} · commit {facts['commit']}")
+    console.print(f"input: {context.scenes['S1'].origin}; rows in {out}")
+
+
+def _summary(row: Row) -> str:
+    return f"{row.case} {row.direction} {row.side} {row.threads}t {row.timing.median_ms:.2f} ms"
+
+
+def table(rows: list[Row]) -> Table:
+    """Rows as people read them."""
+    result = Table(title="operators: median of repeated runs")
+    for column in ("operator", "case", "direction", "dtype", "side"):
+        result.add_column(column)
+    for column in ("threads", "ms", "IQR", "GFLOP/s", "of ceiling", "faster than"):
+        result.add_column(column, justify="right")
+    result.add_column("note", overflow="fold")
+    for row in rows:
+        ratios = "\n".join(f"{side} {ratio:.1f}x" for side, ratio in row.ratios.items())
+        share = row.gflops and row.ceiling_gflops and row.gflops / row.ceiling_gflops
+        result.add_row(
+            row.operator,
+            row.case,
+            row.direction,
+            row.dtype,
+            row.side,
+            str(row.threads),
+            f"{row.timing.median_ms:.2f}",
+            f"{row.timing.iqr_ms:.2f}",
+            f"{row.gflops:.0f}" if row.gflops else "",
+            f"{share:.0%}" if share else "",
+            ratios,
+            row.note,
+        )
+    return result
