@@ -1,5 +1,5 @@
-// Rotated suppression on the CPU: greedy over the ranked boxes, each kept box against the remaining
-// ones on all threads.
+// Rotated suppression on the CPU: greedy over the ranked boxes, a block at a time; what a block
+// keeps meets the remaining boxes on all threads, each box owned by one.
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -18,7 +18,16 @@
 namespace anybev {
 namespace {
 
-constexpr int64_t kBoxesPerTask = 1024;
+constexpr int64_t kBlock = 64;
+constexpr int64_t kBoxesPerTask = 256;
+
+template <typename T>
+bool overlaps_any(const std::vector<RotatedBox<T>>& boxes, const std::vector<int64_t>& kept,
+                  size_t first, int64_t candidate, T threshold) {
+  return std::any_of(kept.begin() + first, kept.end(), [&](int64_t better) {
+    return rotated_iou(boxes[better], boxes[candidate]) > threshold;
+  });
+}
 
 template <typename T>
 std::vector<int64_t> keep_greedily(const T* ranked, int64_t count, T threshold) {
@@ -27,12 +36,15 @@ std::vector<int64_t> keep_greedily(const T* ranked, int64_t count, T threshold) 
   for (int64_t i = 0; i < count; ++i) boxes.emplace_back(ranked + i * 5);
   std::vector<uint8_t> suppressed(static_cast<size_t>(count), 0);
   std::vector<int64_t> kept;
-  for (int64_t i = 0; i < count; ++i) {
-    if (suppressed[i]) continue;
-    kept.push_back(i);
-    at::parallel_for(i + 1, count, kBoxesPerTask, [&](int64_t begin, int64_t end) {
+  for (int64_t block = 0; block < count; block += kBlock) {
+    const int64_t block_end = std::min(block + kBlock, count);
+    const size_t first = kept.size();
+    for (int64_t i = block; i < block_end; ++i) {
+      if (!suppressed[i] && !overlaps_any(boxes, kept, first, i, threshold)) kept.push_back(i);
+    }
+    at::parallel_for(block_end, count, kBoxesPerTask, [&](int64_t begin, int64_t end) {
       for (int64_t j = begin; j < end; ++j) {
-        if (!suppressed[j] && rotated_iou(boxes[i], boxes[j]) > threshold) suppressed[j] = 1;
+        if (!suppressed[j]) suppressed[j] = overlaps_any(boxes, kept, first, j, threshold);
       }
     });
   }
