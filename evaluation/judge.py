@@ -8,7 +8,8 @@ import logging
 import sys
 import tempfile
 import types
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,39 +96,68 @@ def load_tables(data_root: Path, version: str) -> Any:
         return NuScenes(version=version, dataroot=str(data_root), verbose=False)
 
 
-def split_tokens(tables: Any, split: str) -> list[str]:
+def split_tokens(tables: Any, split: str, answered: Collection[str] = ()) -> list[str]:
     """Tokens of the split's samples that this data set holds, in the order of its table.
 
-    A split restricted to the scenes on disk is what the devkit itself scores.
+    A scene of which no sample is ``answered`` and whose first sweep is not on disk is left out: a
+    part of nuScenes comes with the tables of the whole.
+
+    Args:
+        tables: from ``load_tables``.
+        split: the devkit's name.
+        answered: samples that there are results for.
 
     Raises:
         ValueError: the split is unknown, does not belong to these tables, or has no scene here.
     """
     from nuscenes.utils.splits import create_splits_scenes
 
+    _check_split(tables.version, split)
+    official, known = set(create_splits_scenes()[split]), set(answered)
+    of_scene: dict[str, list[str]] = defaultdict(list)
+    for sample in tables.sample:
+        of_scene[sample["scene_token"]].append(sample["token"])
+    kept: list[str] = []
+    absent: list[str] = []
+    for scene in tables.scene:
+        tokens = of_scene[scene["token"]]
+        if scene["name"] not in official or not tokens:
+            continue
+        here = not known.isdisjoint(tokens) or _on_disk(tables, tokens[0])
+        (kept if here else absent).append(scene["token"])
+    if absent:
+        logger.warning("%d scenes of %r are not on disk and not scored", len(absent), split)
+    if not kept:
+        raise ValueError(
+            f"evaluate_nuscenes: split must have scenes in the data set, got none of {split!r} "
+            f"among the {len(tables.scene)} of {tables.dataroot}"
+        )
+    scenes = set(kept)
+    return [sample["token"] for sample in tables.sample if sample["scene_token"] in scenes]
+
+
+def _check_split(version: str, split: str) -> None:
+    """The split must be one of the devkit's that belongs to the tables."""
     ending = _SPLIT_ENDINGS.get(split)
     if ending is None:
         raise ValueError(
             f"evaluate_nuscenes: split must be one of {', '.join(_SPLIT_ENDINGS)}, got {split!r}"
         )
-    if not tables.version.endswith(ending):
-        fitting = [name for name, end in _SPLIT_ENDINGS.items() if tables.version.endswith(end)]
+    if not version.endswith(ending):
+        fitting = [name for name, end in _SPLIT_ENDINGS.items() if version.endswith(end)]
         raise ValueError(
-            f"evaluate_nuscenes: split must belong to the tables {tables.version}, got {split!r}; "
+            f"evaluate_nuscenes: split must belong to the tables {version}, got {split!r}; "
             f"try {' or '.join(fitting) or f'tables whose name ends in {ending}'}"
         )
-    wanted = set(create_splits_scenes()[split])
-    scenes = {scene["token"] for scene in tables.scene if scene["name"] in wanted}
-    tokens = [sample["token"] for sample in tables.sample if sample["scene_token"] in scenes]
-    if not tokens:
-        raise ValueError(
-            f"evaluate_nuscenes: split must have scenes in the data set, got none of {split!r} "
-            f"among the {len(tables.scene)} of {tables.dataroot}"
-        )
-    return tokens
 
 
-def _count_annotations(tables: Any, tokens: list[str]) -> int:
+def _on_disk(tables: Any, token: str) -> bool:
+    """Whether a sample's sweep is there."""
+    lidar = tables.get("sample", token)["data"]["LIDAR_TOP"]
+    return Path(tables.get_sample_data_path(lidar)).is_file()
+
+
+def _count_annotations(tables: Any, tokens: Sequence[str]) -> int:
     """How many annotations of the detection classes the samples have."""
     from nuscenes.eval.detection.utils import category_to_detection_name
 
@@ -139,65 +169,83 @@ def _count_annotations(tables: Any, tokens: list[str]) -> int:
     )
 
 
-def _metrics_without_predictions(config: Any) -> Any:
-    """What the devkit gives a submission whose boxes are all dropped.
+class _Part:
+    """The devkit's tables with some of the samples, which is how the devkit sees a split."""
 
-    A submission without a single box makes it raise, because it finds out the kind of boxes by
-    looking at the first.
+    def __init__(self, tables: Any, tokens: Collection[str]) -> None:
+        kept = set(tokens)
+        self._tables = tables
+        self.sample = [record for record in tables.sample if record["token"] in kept]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tables, name)
+
+
+def _with_a_box(submission: Path, folder: Path) -> Path:
+    """The same submission, with a box that the devkit drops if it has none.
+
+    The devkit finds out the kind of boxes by looking at the first and raises where there is none.
     """
-    from nuscenes.eval.detection.constants import TP_METRICS
-    from nuscenes.eval.detection.data_classes import DetectionMetrics
+    content = json.loads(submission.read_text(encoding="utf-8"))
+    results = content["results"]
+    if any(results.values()):
+        return submission
+    logger.warning("no box was found in any of the %d frames", len(results))
+    token = next(iter(results))
+    beyond_every_range_m = 1e7
+    results[token] = [
+        {
+            "sample_token": token,
+            "translation": [beyond_every_range_m, 0.0, 0.0],
+            "size": [1.0, 1.0, 1.0],
+            "rotation": [1.0, 0.0, 0.0, 0.0],
+            "velocity": [0.0, 0.0],
+            "detection_name": "car",
+            "detection_score": 0.0,
+            "attribute_name": "",
+        }
+    ]
+    padded = folder / submission.name
+    padded.write_text(json.dumps(content), encoding="utf-8")
+    return padded
 
-    undefined = {
-        "traffic_cone": ("attr_err", "vel_err", "orient_err"),
-        "barrier": ("attr_err", "vel_err"),
-    }
-    metrics = DetectionMetrics(config)
-    for name in config.class_names:
-        for distance in config.dist_ths:
-            metrics.add_label_ap(name, distance, 0.0)
-        for error in TP_METRICS:
-            missing = error in undefined.get(name, ())
-            metrics.add_label_tp(name, error, float("nan") if missing else 1.0)
-    return metrics
 
-
-def judge(tables: Any, config: Any, submission: Path, split: str) -> dict[str, Any]:
+def judge(
+    tables: Any, config: Any, submission: Path, split: str, tokens: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, int]]:
     """Score a submission with the devkit's ``DetectionEval``.
 
     Args:
         tables: from ``load_tables``.
         config: from ``load_config``.
-        submission: JSON with the results of every sample of the split.
+        submission: JSON with the results of every one of the samples.
         split: the devkit's name.
+        tokens: the samples to score, from ``split_tokens``.
 
     Returns:
-        The devkit's metrics summary.
+        The devkit's metrics summary, and how many objects of each class it scored against: those
+        in the class's range with a return.
 
     Raises:
-        ValueError: the split has no annotated object to score against.
+        ValueError: the samples have no annotated object to score against.
     """
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    tokens = split_tokens(tables, split)
     if not _count_annotations(tables, tokens):
         raise ValueError(
             f"evaluate_nuscenes: split must have annotated objects, got none in the {len(tokens)} "
             f"samples of {split!r}"
         )
-    results = json.loads(submission.read_text(encoding="utf-8"))["results"]
-    if not any(results.values()):
-        logger.warning("no box was found in any of the %d frames", len(tokens))
-        return dict(_metrics_without_predictions(config).serialize())
     # The devkit makes a folder for plots, which are not drawn here.
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         evaluation = DetectionEval(
-            tables,
+            _Part(tables, tokens),
             config=config,
-            result_path=str(submission),
+            result_path=str(_with_a_box(submission, Path(scratch))),
             eval_set=split,
             output_dir=scratch,
             verbose=False,
         )
         metrics, _ = evaluation.evaluate()
-    return dict(metrics.serialize())
+    names = Counter(box.detection_name for box in evaluation.gt_boxes.all)
+    return dict(metrics.serialize()), {name: names[name] for name in config.class_names}

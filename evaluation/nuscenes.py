@@ -37,6 +37,8 @@ class NuScenesMetrics:
         per_class_ap: mean over the distances.
         per_class_ap_by_threshold: class -> match distance in metres -> AP.
         per_class_tp: class -> ATE, ASE, AOE, AVE, AAE; NaN where nuScenes defines none.
+        num_objects: class -> annotated objects in range with a return; a class that has none gets
+            AP 0 from the judge.
         num_frames: scored frames.
         split: the devkit's split.
         note: what has to be said beside the numbers; empty for nuScenes itself.
@@ -48,6 +50,7 @@ class NuScenesMetrics:
     per_class_ap: dict[str, float]
     per_class_ap_by_threshold: dict[str, dict[float, float]]
     per_class_tp: dict[str, dict[str, float]]
+    num_objects: dict[str, int]
     num_frames: int
     split: str
     note: str = ""
@@ -97,7 +100,9 @@ def _check_tokens(detections: Mapping[str, Detections], tokens: Sequence[str], s
     )
 
 
-def _metrics(summary: Mapping[str, Any], num_frames: int, split: str, note: str) -> NuScenesMetrics:
+def _metrics(
+    summary: Mapping[str, Any], objects: dict[str, int], num_frames: int, split: str, note: str
+) -> NuScenesMetrics:
     """The devkit's summary in our terms."""
     return NuScenesMetrics(
         nds=float(summary["nd_score"]),
@@ -112,6 +117,7 @@ def _metrics(summary: Mapping[str, Any], num_frames: int, split: str, note: str)
             name: {TP_ERRORS[key][1:]: float(value) for key, value in errors.items()}
             for name, errors in summary["label_tp_errors"].items()
         },
+        num_objects=objects,
         num_frames=num_frames,
         split=split,
         note=note,
@@ -131,8 +137,8 @@ def evaluate_nuscenes(
 ) -> NuScenesMetrics:
     """Score detections with nuScenes' devkit.
 
-    A split is scored on the scenes of it that the data set holds, so synthetic sets and parts of
-    nuScenes work. ``output_dir`` receives the submission (``results_nusc.json``) and the metrics
+    A split is scored on the scenes of it that are on disk, so synthetic sets and parts of nuScenes
+    work. ``output_dir`` receives the submission (``results_nusc.json``) and the metrics
     (``metrics_summary.json``).
 
     Args:
@@ -161,7 +167,7 @@ def evaluate_nuscenes(
     data_root, output_dir = Path(data_root), Path(output_dir)
     config = judge.load_config(eval_config)
     tables = judge.load_tables(data_root, version)
-    tokens = judge.split_tokens(tables, split)
+    tokens = judge.split_tokens(tables, split, detections)
     _check_tokens(detections, tokens, split)
     by_token = {info["token"]: info for info in infos}
     without = [token for token in tokens if token not in by_token]
@@ -184,8 +190,8 @@ def evaluate_nuscenes(
     submission = output_dir / "results_nusc.json"
     write_json(submission, {"meta": META, "results": results})
     logger.info("scoring %d frames of %r with the nuScenes devkit", len(tokens), split)
-    summary = judge.judge(tables, config, submission, split)
+    summary, objects = judge.judge(tables, config, submission, split, tokens)
     note = SYNTHETIC_NOTE if is_synthetic(data_root, tables.log) else ""
-    metrics = _metrics(summary, len(tokens), split, note)
+    metrics = _metrics(summary, objects, len(tokens), split, note)
     write_json(output_dir / "metrics_summary.json", metrics.to_dict())
     return metrics

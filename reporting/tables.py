@@ -46,21 +46,22 @@ def _content(metrics: HasDict | Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _class_rows(content: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and one row a class: AP, AP at each distance, the five errors; the mean last."""
+    """Header and one row a class: objects, AP, AP at each distance, five errors; the mean last."""
     by_threshold = content["per_class_ap_by_threshold"]
     distances = sorted(next(iter(by_threshold.values()), {}), key=float)
-    header = ["class", "AP", *(f"@{d} m" for d in distances), *_ERRORS]
+    objects = content["num_objects"]
+    header = ["class", "objects", "AP", *(f"@{d} m" for d in distances), *_ERRORS]
     rows = []
     for name, ap in content["per_class_ap"].items():
         at = [_number(by_threshold[name][distance]) for distance in distances]
         errors = [_number(content["per_class_tp"][name][error]) for error in _ERRORS]
-        rows.append([name, _number(ap), *at, *errors])
+        rows.append([name, str(objects[name]), _number(ap), *at, *errors])
     at = [
         _number(sum(aps[distance] for aps in by_threshold.values()) / max(len(by_threshold), 1))
         for distance in distances
     ]
     errors = [_number(content["tp_errors"][f"m{error}"]) for error in _ERRORS]
-    rows.append(["mean", _number(content["mean_ap"]), *at, *errors])
+    rows.append(["mean", str(sum(objects.values())), _number(content["mean_ap"]), *at, *errors])
     return header, rows
 
 

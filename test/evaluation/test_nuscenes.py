@@ -71,6 +71,27 @@ def test_only_the_splits_scenes_on_disk_are_scored(score, tmp_path):
     assert score(perfect_detections(train), infos=infos, data_root=root, split="train").nds > 0.99
 
 
+def test_scenes_that_are_not_on_disk_are_left_out(score, tmp_path, caplog):
+    root = tmp_path / "part"
+    infos = write_nuscenes_tables(root, scenes=("scene-0003", "scene-0012"), frames=2)
+    here = [info for info in infos if info["token"].startswith("scene-0012")]
+    metrics = score(perfect_detections(here), infos=here, data_root=root)
+    assert metrics.num_frames == 2
+    assert metrics.nds > 0.99
+    assert "1 scenes of 'val' are not on disk and not scored" in caplog.text
+
+    (root / "samples" / "LIDAR_TOP").mkdir(parents=True)
+    (root / "samples" / "LIDAR_TOP" / "scene-0003-0.bin").touch()
+    with pytest.raises(ValueError, match="cover the 4 frames of 'val' exactly, got 2 missing"):
+        score(perfect_detections(here), infos=here, data_root=root)
+
+
+def test_objects_of_each_class_are_counted(score, perfect):
+    # Two of three objects of a class have a return, in each of three frames.
+    assert set(score(perfect).num_objects.values()) == {6}
+    assert set(score(dict.fromkeys(perfect, NOTHING)).num_objects.values()) == {6}
+
+
 def test_mini_tables_are_scored_on_mini_val(score, tmp_path):
     root = tmp_path / "mini"
     infos = write_nuscenes_tables(root, scenes=("scene-0103",), frames=2, version="v1.0-mini")

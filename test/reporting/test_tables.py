@@ -24,6 +24,7 @@ def metrics() -> NuScenesMetrics:
             "car": ERRORS,
             "traffic_cone": {**ERRORS, "AOE": NAN, "AVE": NAN, "AAE": NAN},
         },
+        num_objects={"car": 31, "traffic_cone": 9},
         num_frames=40,
         split="val",
         note=SYNTHETIC_NOTE,
@@ -34,20 +35,10 @@ def test_text_has_every_number(metrics):
     lines = metrics_table(metrics).splitlines()
     assert lines[0] == "NDS 0.6123   mAP 0.6250"
     assert lines[1].startswith("mATE 0.250 m   mASE 0.125 1-IoU   mAOE 0.500 rad   mAVE 1.500 m/s")
-    assert lines[3].split()[:4] == ["class", "AP", "@0.5", "m"]
+    assert lines[3].split()[:5] == ["class", "objects", "AP", "@0.5", "m"]
     car = next(line for line in lines if line.startswith("car"))
-    assert car.split()[1:] == [
-        "0.625",
-        "0.250",
-        "0.500",
-        "0.750",
-        "1.000",
-        "0.250",
-        "0.125",
-        "0.500",
-        "1.500",
-        "0.000",
-    ]
+    assert car.split()[1:7] == ["31", "0.625", "0.250", "0.500", "0.750", "1.000"]
+    assert car.split()[7:] == ["0.250", "0.125", "0.500", "1.500", "0.000"]
     cone = next(line for line in lines if line.startswith("traffic_cone"))
     assert cone.split()[-3:] == ["-", "-", "-"]
     assert next(line for line in lines if line.startswith("mean")).split()[1:3] == [
@@ -65,7 +56,7 @@ def test_a_summary_read_back_gives_the_same_table(metrics):
 def test_markdown_has_the_same_cells(metrics):
     text = metrics_markdown(metrics)
     assert "| NDS | mAP | mATE (m) |" in text
-    assert "| car | 0.625 | 0.250 |" in text
+    assert "| car | 31 | 0.625 | 0.250 |" in text
     assert text.endswith(f"40 frames of val; {SYNTHETIC_NOTE}.")
 
 
