@@ -41,10 +41,8 @@ def test_text_has_every_number(metrics):
     assert car.split()[7:] == ["0.250", "0.125", "0.500", "1.500", "0.000"]
     cone = next(line for line in lines if line.startswith("traffic_cone"))
     assert cone.split()[-3:] == ["-", "-", "-"]
-    assert next(line for line in lines if line.startswith("mean")).split()[1:3] == [
-        "0.625",
-        "0.250",
-    ]
+    mean = next(line for line in lines if line.startswith("mean"))
+    assert mean.split()[1:4] == ["40", "0.625", "0.250"]
     assert lines[-1] == f"(40 frames of val; {SYNTHETIC_NOTE})"
 
 
