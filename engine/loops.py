@@ -14,31 +14,30 @@ from anybev.engine.registry import LOOPS
 class ResumableEpochLoop(EpochBasedTrainLoop):
     """Epochs that a resumed run continues at the batch after the checkpoint's.
 
-    The data loader's sampler holds the position; ``first_batch`` is where the next epoch starts.
+    The data loader's ``EpochSampler`` holds the position; this loop tells it what was trained on.
     """
 
-    first_batch = 0
-
     def run_epoch(self) -> None:
-        """Run the rest of the current epoch."""
-        self.dataloader.sampler.load_state_dict(self.sampler_state())
+        """Run the current epoch, or the rest of it."""
+        sampler = self.dataloader.sampler
+        sampler.set_epoch(self._epoch)
+        first = sampler.done // self.dataloader.batch_size
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        for index, data in enumerate(self.dataloader, start=self.first_batch):
+        for index, data in enumerate(self.dataloader, start=first):
             self.run_iter(index, data)
-        self.first_batch = 0
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
-    def sampler_state(self) -> dict[str, int]:
-        """Epoch and number of this rank's samples that the epoch has used already."""
-        return {"epoch": self._epoch, "position": self.first_batch * self.dataloader.batch_size}
-
-    def position(self, epoch_done: bool) -> dict[str, int]:
-        """Where a run resumed from a checkpoint written now has to continue."""
-        if epoch_done:
-            return {"epoch": self._epoch + 1, "batch": 0}
-        return {"epoch": self._epoch, "batch": self._iter + 1 - self._epoch * len(self.dataloader)}
+    def run_iter(self, idx: int, data_batch: dict[str, Any]) -> None:
+        """Train on one batch; hooks that run after it see the sampler's new position."""
+        self.runner.call_hook("before_train_iter", batch_idx=idx, data_batch=data_batch)
+        outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.dataloader.sampler.advance(len(data_batch["batch"]))
+        self.runner.call_hook(
+            "after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
+        self._iter += 1
 
 
 class _TimedLoop:

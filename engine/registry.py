@@ -26,9 +26,6 @@ DATA_SAMPLERS = root.Registry(
     scope=SCOPE,
     locations=["anybev.engine.bindings.data"],
 )
-FUNCTIONS = root.Registry(
-    "function", parent=root.FUNCTIONS, scope=SCOPE, locations=["anybev.engine.bindings.data"]
-)
 METRICS = root.Registry(
     "metric", parent=root.METRICS, scope=SCOPE, locations=["anybev.engine.metrics"]
 )
@@ -40,3 +37,18 @@ OPTIM_WRAPPERS = root.Registry(
 RUNNERS = root.Registry(
     "runner", parent=root.RUNNERS, scope=SCOPE, locations=["anybev.engine.runner"]
 )
+
+# Registries that AnyBEV adds nothing to: their children only let a config of scope ``anybev`` find
+# mmengine's optimizers, schedulers and visualizers without a warning.
+for _registry in (
+    root.OPTIMIZERS,
+    root.OPTIM_WRAPPER_CONSTRUCTORS,
+    root.PARAM_SCHEDULERS,
+    root.VISUALIZERS,
+    root.VISBACKENDS,
+    root.LOG_PROCESSORS,
+    root.EVALUATOR,
+    root.MODEL_WRAPPERS,
+    root.WEIGHT_INITIALIZERS,
+):
+    root.Registry(_registry.name, parent=_registry, scope=SCOPE)

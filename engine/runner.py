@@ -1,6 +1,7 @@
 """mmengine's Runner with AnyBEV's checkpoints and data loaders."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,17 @@ from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from anybev.datasets.sample import Batch, Sample, collate
 from anybev.engine import checkpoint as checkpoints
+from anybev.engine.builder import build_detector
 from anybev.engine.detector_adapter import DetectorAdapter
 from anybev.engine.loops import ResumableEpochLoop
-from anybev.engine.registry import MODELS, RUNNERS
+from anybev.engine.registry import RUNNERS
+
+
+def collate_batch(samples: Sequence[Sample]) -> dict[str, Batch]:
+    """Samples to what the detector adapter takes."""
+    return {"batch": collate(samples)}
 
 
 def rng_state() -> dict[str, Any]:
@@ -48,7 +56,7 @@ class Runner(MMEngineRunner):
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         """Build the detector and wrap it for the loops."""
-        detector = MODELS.build(model) if isinstance(model, dict) else model
+        detector = build_detector(model) if isinstance(model, dict) else model
         if isinstance(detector, DetectorAdapter):
             return detector
         return DetectorAdapter(detector)
@@ -59,7 +67,9 @@ class Runner(MMEngineRunner):
         seed: int | None = None,
         diff_rank_seed: bool = False,
     ) -> DataLoader:
-        """As mmengine's, with a generator of its own for the workers' base seeds."""
+        """As mmengine's, collating to ``{"batch": Batch}``, with its own generator of seeds."""
+        if isinstance(dataloader, dict):
+            dataloader = {"collate_fn": collate_batch, **dataloader}
         loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         loader.generator = torch.Generator().manual_seed(seed or 0)
         return loader
@@ -90,7 +100,7 @@ class Runner(MMEngineRunner):
         record.update(seed=self.seed, experiment_name=self.experiment_name)
         state: dict[str, Any] = {"rng": rng_state()}
         if isinstance(loop, ResumableEpochLoop):
-            state["position"] = loop.position(epoch_done=by_epoch)
+            state["sampler"] = loop.dataloader.sampler.state_dict()
         if save_optimizer:
             state["optimizer"] = self.optim_wrapper.state_dict()
         if save_param_scheduler and self.param_schedulers:
@@ -118,16 +128,15 @@ class Runner(MMEngineRunner):
         """
         loaded = checkpoints.read(Path(filename))
         state = loaded.get("state", {})
-        if "position" not in state or "optimizer" not in state:
+        if "sampler" not in state or "optimizer" not in state:
             raise ValueError(
                 f"resume: {filename} must hold the optimizer and the position in the epoch, got a "
                 "checkpoint with weights only; try load_from"
             )
         checkpoints.load_into(self.detector, Path(filename))
         loop = self.train_loop
-        loop._epoch = state["position"]["epoch"]
-        loop._iter = loaded["meta"]["iter"]
-        loop.first_batch = state["position"]["batch"]
+        loop._epoch, loop._iter = loaded["meta"]["epoch"], loaded["meta"]["iter"]
+        loop.dataloader.sampler.load_state_dict(state["sampler"])
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         self.optim_wrapper.load_state_dict(state["optimizer"])
         if "param_schedulers" in state:
@@ -139,9 +148,5 @@ class Runner(MMEngineRunner):
         set_rng_state(state["rng"])
         self._has_loaded = True
         self.logger.info(
-            "resumed %s: epoch %d, batch %d, iteration %d",
-            filename,
-            loop._epoch + 1,
-            loop.first_batch,
-            loop._iter,
+            "resumed %s: epoch %d, iteration %d", filename, loop._epoch + 1, loop._iter
         )

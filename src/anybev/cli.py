@@ -60,10 +60,17 @@ def synth_nuscenes(out: Path, scenes: int, val_scenes: int | None, seed: int, wo
     from anybev.datasets.synthetic.nuscenes import write_nuscenes
     from anybev.reporting.progress import progress_bar
 
-    held_out = max(1, scenes // 5) if val_scenes is None else val_scenes
+    held_out = scenes // 5 if val_scenes is None else val_scenes
+    if held_out >= scenes:
+        raise click.UsageError(f"--val-scenes must be less than --scenes, got {held_out}")
     with progress_bar("synthetic scenes") as update:
         write_nuscenes(
-            out, scenes=scenes, val_scenes=held_out, seed=seed, workers=workers, progress=update
+            out,
+            scenes=scenes - held_out,
+            val_scenes=held_out,
+            seed=seed,
+            workers=workers,
+            progress=update,
         )
 
 

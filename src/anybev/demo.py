@@ -11,7 +11,7 @@ import click
 
 import anybev
 
-CONFIG = "configs/bevfusion/bevfusion_lidar_voxel02_second_secfpn_1xb4-cyclic-demo_nus-3d.py"
+CONFIG = "configs/bevfusion/bevfusion_lidar_voxel0225_second_secfpn_1xb4-cyclic-demo_nus-3d.py"
 TRAIN_SCENES, VAL_SCENES = 10, 2
 
 
@@ -35,20 +35,20 @@ def write_data(root: Path, seed: int) -> None:
     from anybev.reporting.progress import progress_bar
 
     done = root / "DEMO_DATA_DONE.json"
-    wanted = {"scenes": TRAIN_SCENES + VAL_SCENES, "val_scenes": VAL_SCENES, "seed": seed}
+    wanted = {"scenes": TRAIN_SCENES, "val_scenes": VAL_SCENES, "seed": seed}
     if done.is_file() and json.loads(done.read_text()) == wanted:
         _log(f"data in {root} is there already")
         return
     with progress_bar("scenes") as update:
         write_nuscenes(root, workers=2, progress=update, **wanted)
-    create_nuscenes_infos(root, root, extra_tag="nuscenes", max_sweeps=10)
+    create_nuscenes_infos(root, root, workers=2)
     done.write_text(json.dumps(wanted) + "\n")
 
 
 def config_options(root: Path, seed: int) -> list[str]:
     """``--cfg-options`` that point the demo's config at its data and seed."""
     return [
-        f"train_dataloader.dataset.dataset.data_root={root}",
+        f"train_dataloader.dataset.data_root={root}",
         f"val_dataloader.dataset.data_root={root}",
         f"test_dataloader.dataset.data_root={root}",
         f"val_evaluator.data_root={root}",
