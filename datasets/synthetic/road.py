@@ -67,7 +67,11 @@ def footprints_touch(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     Returns:
         (N,) bool: touched at any of the times.
     """
+    touched = np.zeros(len(others), bool)
+    reach = np.hypot(one[:, 3], one[:, 4]) + np.hypot(others[..., 3], others[..., 4])
     dx, dy = others[..., 0] - one[:, 0], others[..., 1] - one[:, 1]
+    close = (dx * dx + dy * dy <= reach * reach).any(axis=-1)
+    others, dx, dy = others[close], dx[close], dy[close]
     turn = others[..., 2] - one[:, 2]
     cos_turn, sin_turn = np.abs(np.cos(turn)), np.abs(np.sin(turn))
     apart = np.zeros(np.broadcast_shapes(dx.shape, turn.shape), bool)
@@ -78,4 +82,5 @@ def footprints_touch(one: np.ndarray, others: np.ndarray) -> np.ndarray:
         across = mine[..., 4] + length * sin_turn + width * cos_turn
         apart |= np.abs(dx * cos + dy * sin) > along
         apart |= np.abs(dy * cos - dx * sin) > across
-    return np.asarray((~apart).any(axis=-1))
+    touched[close] = (~apart).any(axis=-1)
+    return touched
