@@ -171,16 +171,17 @@ def _mismatch(
         lines.append(f"{len(missing)} missing in the file: {_listed(missing)}")
     if unexpected:
         lines.append(f"{len(unexpected)} unexpected in the file: {_listed(unexpected)}")
-    if mismatched:
-        shapes = [
-            f"{key} {list(found)} in the file, {list(expected)} in the model"
-            for key, (found, expected) in mismatched.items()
-        ]
-        lines.append(f"{len(mismatched)} of another shape: {_listed(shapes)}")
+    for key, (found, expected) in list(mismatched.items())[:_SHOWN]:
+        lines.append(f"{key} is {list(found)} in the file, {list(expected)} in the model")
+    if len(mismatched) > _SHOWN:
+        lines.append(f"and {len(mismatched) - _SHOWN} more of another shape")
     if fitting < wanted / 2:
-        lines.append("try the config that belongs to this checkpoint: it looks like another model")
+        hint = "try the config that belongs to this checkpoint: it looks like another model"
+    elif mismatched and all(len(found) == len(e) == 5 for found, e in mismatched.values()):
+        hint = "try the original file: these fit neither KRSC nor RSCK, as after two permutations"
     else:
-        lines.append("try allow_missing or allow_unexpected where a part is meant to be left out")
+        hint = "try allow_missing or allow_unexpected where a part is meant to be left out"
+    lines.append(hint)
     return CheckpointMismatchError("\n  ".join(lines), missing, unexpected, mismatched)
 
 

@@ -106,10 +106,11 @@ def test_a_sparse_weight_of_neither_layout_is_named_with_shapes(trained, tmp_pat
     # What a loader leaves that permutes a KRSC file as if it were RSCK.
     state = {**trained.state_dict(), "conv_input.weight": torch.zeros(5, 16, 3, 3, 3)}
     torch.save(state, tmp_path / "m.pth")
-    with pytest.raises(CheckpointMismatchError, match="1 of another shape") as caught:
+    with pytest.raises(CheckpointMismatchError, match="neither KRSC nor RSCK") as caught:
         load_into(Model(), tmp_path / "m.pth")
     assert caught.value.mismatched == {"conv_input.weight": ((5, 16, 3, 3, 3), (16, 3, 3, 3, 5))}
-    assert "[5, 16, 3, 3, 3] in the file, [16, 3, 3, 3, 5] in the model" in str(caught.value)
+    shapes = "conv_input.weight is [5, 16, 3, 3, 3] in the file, [16, 3, 3, 3, 5] in the model"
+    assert shapes in str(caught.value)
 
 
 def test_no_sparse_weight_no_layout():
@@ -172,8 +173,17 @@ def test_a_checkpoint_of_another_model_is_called_so(tmp_path):
 
 def test_another_width_is_told_by_shapes(trained, tmp_path):
     save(tmp_path / "m.pth", Model(width=8))
-    with pytest.raises(CheckpointMismatchError, match=r"head.weight \[3, 8\] in the file, \[3, 16"):
+    with pytest.raises(
+        CheckpointMismatchError, match=r"head.weight is \[3, 8\] in the file, \[3, 16"
+    ):
         load_into(trained, tmp_path / "m.pth")
+
+
+def test_many_shapes_are_cut_short(tmp_path):
+    save(tmp_path / "m.pth", nn.Sequential(*[nn.Linear(2, 2) for _ in range(12)]))
+    model = nn.Sequential(*[nn.Linear(3, 2) for _ in range(12)])
+    with pytest.raises(CheckpointMismatchError, match="and 2 more of another shape"):
+        load_into(model, tmp_path / "m.pth")
 
 
 def test_half_precision_weights_fill_a_float_model(trained, tmp_path):
