@@ -1,13 +1,10 @@
 """The official judge: nuScenes' devkit, run quietly on one submission."""
 
 import contextlib
-import importlib.util
 import io
 import json
 import logging
-import sys
 import tempfile
-import types
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -40,34 +37,14 @@ def _quiet() -> Iterator[None]:
                 logger.debug("nuscenes-devkit: %s", line.strip())
 
 
-@contextlib.contextmanager
-def _without_scikit_learn() -> Iterator[None]:
-    """Let the devkit be imported where scikit-learn is not installed.
-
-    The devkit imports it on load and needs it for one map drawing only. The placeholder is taken
-    away again, so that no other package takes it for the real one.
-    """
-    if "sklearn" in sys.modules or importlib.util.find_spec("sklearn") is not None:
-        yield
-        return
-    package, metrics = types.ModuleType("sklearn"), types.ModuleType("sklearn.metrics")
-    package.metrics = metrics  # type: ignore[attr-defined]
-    sys.modules.update({"sklearn": package, "sklearn.metrics": metrics})
-    try:
-        yield
-    finally:
-        del sys.modules["sklearn"], sys.modules["sklearn.metrics"]
-
-
 def load_config(name: str) -> Any:
     """The devkit's detection settings of that name.
 
     Raises:
         ValueError: the devkit has no detection settings of that name.
     """
-    with _without_scikit_learn():
-        import nuscenes.eval.detection as detection
-        from nuscenes.eval.common import config as devkit_config
+    import nuscenes.eval.detection as detection
+    from nuscenes.eval.common import config as devkit_config
 
     folder = Path(str(detection.__file__)).parent / "configs"
     known = sorted(path.stem for path in folder.glob("*.json"))
@@ -89,8 +66,7 @@ def load_tables(data_root: Path, version: str) -> Any:
             "without them; try the folder that has samples/, sweeps/ and "
             f"{version}/ side by side, or another version"
         )
-    with _without_scikit_learn():
-        from nuscenes import NuScenes
+    from nuscenes import NuScenes
 
     with _quiet():
         return NuScenes(version=version, dataroot=str(data_root), verbose=False)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,6 @@ import torch
 
 from anybev.datasets.sample import Detections
 from anybev.datasets.synthetic.nuscenes import MARKER
-from anybev.evaluation import judge
 from anybev.evaluation.nuscenes import SYNTHETIC_NOTE, is_synthetic
 from anybev.testing.nuscenes_tables import CLASSES, perfect_detections, write_nuscenes_tables
 
@@ -124,12 +122,6 @@ def test_mean_over_some_classes(score, perfect):
     swap[0], swap[1] = 1, 0
     metrics = score({t: replace(f, labels=swap[f.labels]) for t, f in perfect.items()})
     assert metrics.mean_ap_over(("car", "bus")) == pytest.approx(0.5)
-
-
-def test_the_placeholder_for_scikit_learn_is_taken_away():
-    judge.load_config("detection_cvpr_2019")
-    module = sys.modules.get("sklearn")
-    assert module is None or module.__spec__ is not None
 
 
 @pytest.mark.parametrize(

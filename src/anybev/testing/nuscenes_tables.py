@@ -163,7 +163,16 @@ def _chain(tokens: Sequence[str], position: int) -> dict[str, str]:
 def _scene_tables(scene: _Scene, tables: dict[str, list[dict[str, Any]]]) -> None:
     """Append one scene's records."""
     names = [f"{scene.name}-{frame}" for frame in range(scene.frames)]
-    tables["scene"].append({"token": scene.name, "name": scene.name, "log_token": "log"})
+    tables["scene"].append(
+        {
+            "token": scene.name,
+            "name": scene.name,
+            "log_token": "log",
+            "nbr_samples": scene.frames,
+            "first_sample_token": names[0],
+            "last_sample_token": names[-1],
+        }
+    )
     for frame, token in enumerate(names):
         stamp_us = int(1_500_000_000_000_000 + frame * _STEP_S * 1e6)
         tables["sample"].append(
