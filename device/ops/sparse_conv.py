@@ -1,35 +1,37 @@
 """Sparse 3D convolution over a neighbour plan: submanifold, strided and inverse.
 
-``out[m] = bias + sum_k weight[:, k, :] @ features[table[m, k]]``, cross-correlation like
-``torch.nn.functional.conv3d``; a missing neighbour adds nothing. The plan
-(:class:`anybev.device.ops.sparse_neighbors.SparseNeighbors`) decides which of the three
-convolutions it is, so one operator serves all of them, and the gradient of the features is the same
-operator on the transposed plan.
+``out[m] = bias + sum_k weight[:, k, :] @ features[n]`` over the neighbours n of site m at kernel
+offset k: cross-correlation like ``torch.nn.functional.conv3d`` where only occupied cells count.
+The plan (:class:`anybev.device.ops.sparse_neighbors.SparseNeighbors`) decides which of the three
+convolutions it is, so one operator serves all of them, and the gradient of the features is the
+same operator on the transposed plan.
 
 Sources: Graham et al., "3D Semantic Segmentation with Submanifold Sparse Convolutional Networks",
 CVPR 2018; weight layout of spconv 2.x, ``[out, kx, ky, kz, in]``.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from anybev.device.ops._checks import (
+    check_dtype,
+    check_floating,
+    check_length,
+    check_same_device,
+)
 from anybev.device.ops._contract import Contract
+from anybev.device.ops.sparse_neighbors import TILE, PairLists, SparseNeighbors
 
-if TYPE_CHECKING:
-    from anybev.device.ops.sparse_neighbors import SparseNeighbors
-
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-
-# What a convolution needs to know of a plan, in this order: ``table`` (M, K) int32, and of the pair
-# lists ``pair_source`` (P,) int32, ``pair_row`` (P,) int16, ``tile_ptr`` (tiles * K + 1,) int32.
-# The reference reads the table alone, compiled kernels the lists alone.
+# What a convolution reads of a plan: ``pair_source`` (P,) int32, ``pair_row`` (P,) int16 and
+# ``tile_ptr`` (tiles * K + 1,) int32 of its ``PairLists``.
 Payload = list[Tensor]
 
 
 def sparse_conv(
-    features: Tensor, weight: Tensor, plan: "SparseNeighbors", bias: Tensor | None = None
+    features: Tensor, weight: Tensor, plan: SparseNeighbors, bias: Tensor | None = None
 ) -> Tensor:
     """Convolve the features of ``plan.in_coords`` into features of ``plan.out_coords``.
 
@@ -58,27 +60,19 @@ def sparse_conv(
         features = features.to(torch.get_autocast_dtype(kind))
     scatter: Payload = []
     if torch.is_grad_enabled() and features.requires_grad and not plan.is_symmetric:
-        scatter = _payload(plan.inverse())
-    return _CONV(features, weight, bias, _payload(plan), scatter)
+        scatter = _payload(plan.transposed_pairs)
+    rows = len(plan.out_coords)
+    out: Tensor = _CONV(features, weight, bias, _payload(plan.forward_pairs), scatter, rows)
+    return out
 
 
-def _payload(plan: "SparseNeighbors") -> Payload:
-    pairs = plan.forward_pairs
-    return [plan.table, pairs.pair_source, pairs.pair_row, pairs.tile_ptr]
+def _payload(pairs: PairLists) -> Payload:
+    return [pairs.pair_source, pairs.pair_row, pairs.tile_ptr]
 
 
-def _check(features: Tensor, weight: Tensor, plan: "SparseNeighbors", bias: Tensor | None) -> None:
-    if features.dtype not in _DTYPES:
-        raise TypeError(
-            "sparse_conv: features must be float32, float64, bfloat16 or float16, got "
-            f"{features.dtype}"
-        )
-    if weight.dtype not in (features.dtype, torch.float32):
-        raise TypeError(
-            f"sparse_conv: weight must be {features.dtype} or torch.float32, got {weight.dtype}"
-        )
-    if bias is not None and bias.dtype != weight.dtype:
-        raise TypeError(f"sparse_conv: bias must be {weight.dtype}, got {bias.dtype}")
+def _check(features: Tensor, weight: Tensor, plan: SparseNeighbors, bias: Tensor | None) -> None:
+    check_floating("sparse_conv", "features", features)
+    check_dtype("sparse_conv", "weight", weight, features.dtype, torch.float32)
     sites = len(plan.in_coords)
     if features.ndim != 2 or features.shape[0] != sites:
         raise ValueError(
@@ -89,129 +83,151 @@ def _check(features: Tensor, weight: Tensor, plan: "SparseNeighbors", bias: Tens
     if weight.ndim != 5 or weight.shape[1:] != (*kernel, features.shape[1]):
         wanted = ", ".join(str(n) for n in ("Cout", *kernel, features.shape[1]))
         raise ValueError(
-            f"sparse_conv: weight must be ({wanted}), got {tuple(weight.shape)}; try "
-            "anybev.models' checkpoint loader if it comes from another layout"
+            f"sparse_conv: weight must be ({wanted}), got {tuple(weight.shape)}; try a checkpoint "
+            "loader that knows the layout it comes from"
         )
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"sparse_conv: bias must be ({weight.shape[0]},), got {tuple(bias.shape)}")
-    for name, value in (("weight", weight), ("bias", bias), ("plan", plan.table)):
-        if value is not None and value.device != features.device:
-            raise ValueError(
-                f"sparse_conv: {name} must be on {features.device} as the features are, got "
-                f"{value.device}"
-            )
+    check_same_device("sparse_conv", "weight", weight, features.device)
+    check_same_device("sparse_conv", "plan", plan.out_coords, features.device)
+    if bias is not None:
+        check_dtype("sparse_conv", "bias", bias, weight.dtype)
+        check_length("sparse_conv", "bias", bias, weight.shape[0])
+        check_same_device("sparse_conv", "bias", bias, features.device)
 
 
 def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _pairs_of_offset(table: Tensor, offset: int) -> tuple[Tensor, Tensor]:
-    """Output rows that have a neighbour at one kernel offset, and those neighbours."""
-    column = table[:, offset]
-    rows = (column >= 0).nonzero()[:, 0]
-    return rows, column[rows]
+def _pairs_by_offset(gather: Payload, offsets: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """(offset, source rows, output rows) of every kernel offset, both int64, rows ascending."""
+    source, local_row, tile_ptr = gather
+    counts = tile_ptr.diff().long()
+    segment = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    rows = segment // offsets * TILE + local_row
+    order = (segment % offsets).argsort(stable=True)
+    sizes = counts.view(-1, offsets).sum(0).tolist()
+    start = 0
+    for offset, size in enumerate(sizes):
+        pairs = order[start : start + size]
+        yield offset, source[pairs].long(), rows[pairs]
+        start += size
 
 
 def _reference(
-    features: Tensor, weight: Tensor, bias: Tensor | None, gather: Payload, scatter: Payload
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gather: Payload,
+    scatter: Payload,
+    rows: int,
 ) -> Tensor:
-    table, wide = gather[0], _accumulator_dtype(features.dtype)
+    wide = _accumulator_dtype(features.dtype)
     rounded = weight.to(features.dtype).to(wide).flatten(1, 3)
-    out = features.new_zeros((table.shape[0], weight.shape[0]), dtype=wide)
+    out = features.new_zeros((rows, weight.shape[0]), dtype=wide)
     if bias is not None:
         out += bias
-    for offset in range(table.shape[1]):
-        rows, sources = _pairs_of_offset(table, offset)
+    for offset, sources, targets in _pairs_by_offset(gather, rounded.shape[1]):
         gathered = features.index_select(0, sources).to(wide)
-        out.index_add_(0, rows, gathered @ rounded[:, offset].t())
+        out.index_add_(0, targets, gathered @ rounded[:, offset].t())
     return out.to(features.dtype)
 
 
 def _fake(
-    features: Tensor, weight: Tensor, bias: Tensor | None, gather: Payload, scatter: Payload
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    gather: Payload,
+    scatter: Payload,
+    rows: int,
 ) -> Tensor:
-    return features.new_empty((gather[0].shape[0], weight.shape[0]))
+    return features.new_empty((rows, weight.shape[0]))
 
 
 def _grad_weight_reference(
-    features: Tensor, grad: Tensor, gather: Payload, scatter: Payload
+    features: Tensor, grad: Tensor, gather: Payload, scatter: Payload, offsets: int
 ) -> Tensor:
-    table, wide = gather[0], _accumulator_dtype(features.dtype)
-    out = features.new_zeros((grad.shape[1], table.shape[1], features.shape[1]), dtype=wide)
-    for offset in range(table.shape[1]):
-        rows, sources = _pairs_of_offset(table, offset)
+    wide = _accumulator_dtype(features.dtype)
+    out = features.new_zeros((grad.shape[1], offsets, features.shape[1]), dtype=wide)
+    for offset, sources, targets in _pairs_by_offset(gather, offsets):
         gathered = features.index_select(0, sources).to(wide)
-        out[:, offset] = grad.index_select(0, rows).to(wide).t() @ gathered
+        out[:, offset] = grad.index_select(0, targets).to(wide).t() @ gathered
     return out
 
 
-def _grad_weight_fake(features: Tensor, grad: Tensor, gather: Payload, scatter: Payload) -> Tensor:
-    shape = (grad.shape[1], gather[0].shape[1], features.shape[1])
+def _grad_weight_fake(
+    features: Tensor, grad: Tensor, gather: Payload, scatter: Payload, offsets: int
+) -> Tensor:
+    shape = (grad.shape[1], offsets, features.shape[1])
     return features.new_empty(shape, dtype=_accumulator_dtype(features.dtype))
 
 
 _CONV = Contract(
     "sparse_conv",
-    "(Tensor features, Tensor weight, Tensor? bias, Tensor[] gather, Tensor[] scatter) -> Tensor",
+    "(Tensor features, Tensor weight, Tensor? bias, Tensor[] gather, Tensor[] scatter, int rows)"
+    " -> Tensor",
     reference=_reference,
     fake=_fake,
 )
 _GRAD_WEIGHT = Contract(
     "sparse_conv_grad_weight",
-    "(Tensor features, Tensor grad, Tensor[] gather, Tensor[] scatter) -> Tensor",
+    "(Tensor features, Tensor grad, Tensor[] gather, Tensor[] scatter, int offsets) -> Tensor",
     reference=_grad_weight_reference,
     fake=_grad_weight_fake,
     public="sparse_conv",
 )
 
 
-def _transposed_conv(grad: Tensor, weight: Tensor, gather: Payload, scatter: Payload) -> Tensor:
+def _transposed_conv(
+    grad: Tensor, weight: Tensor, gather: Payload, scatter: Payload, rows: int
+) -> Tensor:
     """Gradient of the features: the convolution that runs every pair the other way.
 
     Without ``scatter`` the plan is submanifold, where offset k of one direction is offset K-1-k of
     the other, so flipping the weight serves for the transposed lists.
     """
     turned = weight.permute(4, 1, 2, 3, 0)
-    if not scatter:
-        return _CONV(grad, turned.flip(1, 2, 3), None, gather, [])
-    return _CONV(grad, turned, None, scatter, gather)
+    if scatter:
+        out: Tensor = _CONV(grad, turned, None, scatter, gather, rows)
+    else:
+        out = _CONV(grad, turned.flip(1, 2, 3), None, gather, [], rows)
+    return out
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, weight, bias, ctx.gather, ctx.scatter = inputs
+    features, weight, bias, ctx.gather, ctx.scatter, _ = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.save_for_backward(features, weight)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     features, weight = ctx.saved_tensors
+    lists = ctx.gather, ctx.scatter
     grad_features = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        grad_features = _transposed_conv(grad, weight, ctx.gather, ctx.scatter)
+        grad_features = _transposed_conv(grad, weight, *lists, features.shape[0])
     if ctx.needs_input_grad[1]:
-        grad_weight = _GRAD_WEIGHT(features, grad, ctx.gather, ctx.scatter)
+        grad_weight = _GRAD_WEIGHT(features, grad, *lists, weight[0, ..., 0].numel())
         grad_weight = grad_weight.reshape(weight.shape).to(weight.dtype)
     if ctx.needs_input_grad[2]:
         grad_bias = grad.sum(0, dtype=_accumulator_dtype(grad.dtype)).to(ctx.bias_dtype)
-    nothing = [None] * len(ctx.gather), [None] * len(ctx.scatter)
-    return grad_features, grad_weight, grad_bias, *nothing
+    return grad_features, grad_weight, grad_bias, *([None] * len(part) for part in lists), None
 
 
 def _save_grad_weight(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    features, grad, ctx.gather, ctx.scatter = inputs
+    features, grad, ctx.gather, ctx.scatter, _ = inputs
     ctx.save_for_backward(features, grad)
 
 
 def _grad_weight_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
     features, grad = ctx.saved_tensors
+    lists = ctx.gather, ctx.scatter
     weight = cotangent[:, :, None, None, :]
     grad_features = grad_grad = None
     if ctx.needs_input_grad[0]:
-        grad_features = _transposed_conv(grad, weight, ctx.gather, ctx.scatter)
+        grad_features = _transposed_conv(grad, weight, *lists, features.shape[0])
     if ctx.needs_input_grad[1]:
-        grad_grad = _CONV(features, weight, None, ctx.gather, ctx.scatter)
-    return grad_features, grad_grad, [None] * len(ctx.gather), [None] * len(ctx.scatter)
+        grad_grad = _CONV(features, weight, None, *lists, grad.shape[0])
+    return grad_features, grad_grad, *([None] * len(part) for part in lists), None
 
 
 _CONV.register_autograd(_backward, setup_context=_save)

@@ -16,6 +16,7 @@ using at::Tensor;
 using at::TensorList;
 
 constexpr int64_t kTilesPerClaim = 4;
+constexpr int64_t kNumbersPerTask = 65536;
 
 // weight (Cout, K, Cin), any strides -> [K][column block][Cin / group][width][group]: the order in
 // which `multiply` reads it. Packed on every call: 0.4 ms for 27 x 128 x 128, about a hundredth of
@@ -28,7 +29,8 @@ Tensor pack_weight(const Tensor& weight, int64_t lanes, int64_t block, int64_t g
   const auto* from = static_cast<const Number*>(weight.const_data_ptr());
   auto* to = static_cast<Number*>(packed.mutable_data_ptr());
   const int64_t step_o = weight.stride(0), step_k = weight.stride(1), step_i = weight.stride(2);
-  at::parallel_for(0, offsets, 1, [&](int64_t begin, int64_t end) {
+  const int64_t grain = kNumbersPerTask / std::max<int64_t>(1, width * depth) + 1;
+  at::parallel_for(0, offsets, grain, [&](int64_t begin, int64_t end) {
     for (int64_t k = begin; k < end; ++k) {
       Number* next = to + k * width * depth;
       for (int64_t first = 0; first < width; first += block) {
@@ -61,7 +63,8 @@ Tensor convolve(const ConvKernels<Input, Sum, Output>& kernels, const Tensor& fe
   Tensor start = at::zeros({channels}, features.options().dtype(sum_type));
   if (bias) start.narrow(0, 0, outputs).copy_(*bias);
   Tensor output = at::empty({pairs.rows, outputs}, features.options());
-  Tensor scratch = at::empty({worker_count(pairs.tiles), kTileRows * channels}, start.options());
+  Tensor scratch =
+      at::empty({worker_count(pairs.tiles, kTilesPerClaim), kTileRows * channels}, start.options());
 
   const auto* x = static_cast<const Input*>(features.const_data_ptr());
   const auto* w = static_cast<const Input*>(packed.const_data_ptr());
@@ -103,15 +106,13 @@ const FloatConv& float_conv() {
 }
 
 Tensor sparse_conv(const Tensor& features, const Tensor& weight, const std::optional<Tensor>& bias,
-                   TensorList gather, TensorList scatter) {
+                   TensorList gather, TensorList scatter, int64_t rows) {
   TORCH_CHECK_VALUE(
       features.dim() == 2 && weight.dim() == 5 && weight.size(4) == features.size(1),
       "sparse_conv: features must be (N, Cin) and weight (Cout, kx, ky, kz, Cin), got ",
       features.sizes(), " and ", weight.sizes());
-  const PairLists pairs(gather, features.size(0));
   Tensor w = weight.flatten(1, 3).to(features.scalar_type());
-  TORCH_CHECK_VALUE(w.size(1) == pairs.offsets, "sparse_conv: weight must have ", pairs.offsets,
-                    " offsets for this plan, got ", w.size(1));
+  const PairLists pairs(gather, features.size(0), rows, w.size(1));
   Tensor x = features.contiguous();
   if (x.scalar_type() == at::kDouble) {
     return convolve<double>(kDoubleConvPortable, x, w, bias, pairs);

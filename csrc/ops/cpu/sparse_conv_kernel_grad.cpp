@@ -21,7 +21,7 @@ constexpr int64_t kTilesTogether = 4;
 // final addition cheap. A function of the sizes alone, never of the number of threads.
 constexpr int64_t kPartialBytes = int64_t{16} << 20;
 constexpr int64_t kMinChunks = 8, kMaxChunks = 64;
-constexpr int64_t kNumbersPerTask = 4096;
+constexpr int64_t kNumbersPerTask = 65536;
 
 const GradKernels<float>& float_grad() {
 #if defined(__x86_64__)
@@ -107,13 +107,11 @@ Tensor grad_weight(const GradKernels<Number>& kernels, const Tensor& features, c
 }
 
 Tensor sparse_conv_grad_weight(const Tensor& features, const Tensor& grad, TensorList gather,
-                               TensorList scatter) {
+                               TensorList scatter, int64_t offsets) {
   TORCH_CHECK_VALUE(features.dim() == 2 && grad.dim() == 2,
                     "sparse_conv_grad_weight: features must be (N, Cin) and grad (M, Cout), got ",
                     features.sizes(), " and ", grad.sizes());
-  const PairLists pairs(gather, features.size(0));
-  TORCH_CHECK_VALUE(grad.size(0) == pairs.rows, "sparse_conv_grad_weight: grad must have ",
-                    pairs.rows, " rows for this plan, got ", grad.size(0));
+  const PairLists pairs(gather, features.size(0), grad.size(0), offsets);
   if (features.scalar_type() == at::kDouble) {
     return grad_weight(kDoubleGradPortable, features.contiguous(),
                        grad.to(at::kDouble).contiguous(), pairs);

@@ -14,16 +14,15 @@ namespace anybev::sparse_conv {
 // Pair lists of a plan: pairs of (tile, offset) are [start[t * offsets + k], start[... + 1]).
 class PairLists {
  public:
-  PairLists(at::TensorList payload, int64_t sources)
-      : table_(payload.at(0)),
-        source_(payload.at(1).contiguous()),
-        row_(payload.at(2).contiguous()),
-        start_(payload.at(3).contiguous()),
+  // payload: pair_source, pair_row, tile_ptr; `sources` rows of features, `rows` of output.
+  PairLists(at::TensorList payload, int64_t sources, int64_t rows, int64_t offsets)
+      : rows(rows),
+        offsets(offsets),
+        tiles((rows + kTileRows - 1) / kTileRows),
+        source_(payload.at(0).contiguous()),
+        row_(payload.at(1).contiguous()),
+        start_(payload.at(2).contiguous()),
         sources_(sources) {
-    TORCH_CHECK_VALUE(table_.dim() == 2, "sparse_conv: table must be (M, K), got ", table_.sizes());
-    rows = table_.size(0);
-    offsets = table_.size(1);
-    tiles = (rows + kTileRows - 1) / kTileRows;
     TORCH_CHECK_TYPE(source_.scalar_type() == at::kInt && row_.scalar_type() == at::kShort &&
                          start_.scalar_type() == at::kInt,
                      "sparse_conv: pair lists must be int32, int16 and int32, got ",
@@ -57,24 +56,24 @@ class PairLists {
   }
 
   void fail_if(bool outside) const {
-    TORCH_CHECK_INDEX(!outside, "sparse_conv: pair lists must name features 0 to ", sources_ - 1,
+    TORCH_CHECK_VALUE(!outside, "sparse_conv: pair lists must name features 0 to ", sources_ - 1,
                       " and rows of their tile, got one outside; the plan is of other features");
   }
 
-  int64_t rows, offsets, tiles;
+  const int64_t rows, offsets, tiles;
 
  private:
   void check_starts() const {
     const int64_t wanted = tiles * offsets + 1;
     TORCH_CHECK_VALUE(start_.numel() == wanted, "sparse_conv: tile_ptr must be (", wanted,
-                      ",) for this table, got ", start_.sizes());
+                      ",) for this plan, got ", start_.sizes());
     const int32_t* start = start_.const_data_ptr<int32_t>();
     bool ordered = start[0] == 0 && start[wanted - 1] == source_.numel();
     for (int64_t i = 1; i < wanted; ++i) ordered &= start[i - 1] <= start[i];
     TORCH_CHECK_VALUE(ordered, "sparse_conv: tile_ptr must rise from 0 to ", source_.numel());
   }
 
-  at::Tensor table_, source_, row_, start_;
+  at::Tensor source_, row_, start_;
   int64_t sources_;
 };
 
