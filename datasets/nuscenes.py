@@ -134,7 +134,7 @@ class NuScenesDataset(Dataset[Sample]):
             return self._unreadable(index, key, error)
         if self.test_mode and sample is None:
             raise SampleError(
-                f"sample {index} ({frame.token}): a transform dropped it in test mode"
+                f"sample {index} ({frame.token}) must stay at test time, got dropped by a transform"
             )
         if sample is None or (needs_boxes and not (sample.labels >= 0).any()):
             return None

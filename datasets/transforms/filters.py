@@ -35,14 +35,16 @@ class PointsRangeFilter:
         Raises:
             ValueError: no point is inside.
         """
-        xyz = sample.points_lidar_m[:, :3]
-        inside = ((xyz > self.limits[:3]) & (xyz < self.limits[3:])).all(1)
+        inside = np.ones(sample.points_lidar_m.shape[0], bool)
+        for axis in range(3):
+            column = sample.points_lidar_m[:, axis]
+            inside &= (column > self.limits[axis]) & (column < self.limits[axis + 3])
         if not inside.any():
             raise ValueError(
                 f"PointsRangeFilter: at least one point must lie inside {self.limits.tolist()}, "
                 f"got none of {inside.size}"
             )
-        sample.points_lidar_m = sample.points_lidar_m[inside]
+        sample.points_lidar_m = sample.points_lidar_m.compress(inside, axis=0)
         return sample
 
 

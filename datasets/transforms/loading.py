@@ -64,7 +64,7 @@ class LoadPointsFromFile:
         frame = _frame("LoadPointsFromFile", sample)
         path = Path(frame.lidar_path)
         points, dropped = read_points(path, load_dim=self.load_dim, max_points=self.max_points)
-        points = points[:, self.columns]
+        points = points.take(self.columns, axis=1)
         points[:, AGE_COLUMN] = 0
         sample.points_lidar_m = points
         sample.dropped_points += dropped
@@ -126,7 +126,7 @@ class LoadPointsFromMultiSweeps:
             path = Path(frame.sweeps[i].path)
             points, dropped = read_points(path, load_dim=self.load_dim, max_points=self.max_points)
             sample.dropped_points += dropped
-            sweeps.append((points[:, self.columns], frame.sweeps[i]))
+            sweeps.append((points.take(self.columns, axis=1), frame.sweeps[i]))
         sample.points_lidar_m = join_sweeps(
             sample.points_lidar_m,
             sweeps,
@@ -145,7 +145,7 @@ class LoadPointsFromMultiSweeps:
         points = sample.points_lidar_m
         points[:, AGE_COLUMN] = 0
         if self.pad_empty_sweeps and self.sweeps_num:
-            copy = points[far_enough(points)] if self.remove_close else points
+            copy = points.compress(far_enough(points), axis=0) if self.remove_close else points
             sample.points_lidar_m = np.concatenate([points, *[copy] * self.sweeps_num])
 
 

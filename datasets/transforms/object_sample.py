@@ -67,7 +67,7 @@ class ObjectSample:
             torch.from_numpy(np.ascontiguousarray(sample.points_lidar_m[:, :3])),
             torch.from_numpy(boxes[:, :7].copy()),
         )
-        scene = sample.points_lidar_m[~inside.any(1).numpy()]
+        scene = sample.points_lidar_m.compress(~inside.any(1).numpy(), axis=0)
         objects = [self.db_sampler.points_of(record) for record in records]
         sample.points_lidar_m = np.concatenate([*objects, scene])
         sample.boxes_lidar = np.concatenate([sample.boxes_lidar, boxes])
