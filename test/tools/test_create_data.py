@@ -1,0 +1,54 @@
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anybev.datasets.synthetic.nuscenes import write_nuscenes
+
+SCRIPT = Path(__file__).parents[2] / "tools" / "create_data.py"
+
+
+@pytest.fixture
+def main():
+    spec = importlib.util.spec_from_file_location("create_data", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        (["waymo"], ValueError, "dataset must be one of nuscenes, got 'waymo'"),
+        (["nuscenes", "--version", "v3"], ValueError, "version must be one of"),
+        (["nuscenes"], FileNotFoundError, "must be the folder of the tables, got none; try --vers"),
+    ],
+)
+def test_bad_input_is_named(main, tmp_path, arguments, error, match):
+    with pytest.raises(error, match=match):
+        main([*arguments, "--root-path", str(tmp_path), "--out-dir", str(tmp_path)])
+
+
+def test_bad_input_ends_in_one_line():
+    command = [sys.executable, str(SCRIPT), "waymo"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr == "error: dataset must be one of nuscenes, got 'waymo'\n"
+
+
+def test_files_land_where_they_are_asked_for(main, tmp_path, capsys):
+    root, out = tmp_path / "data", tmp_path / "out"
+    write_nuscenes(root, scenes=1, val_scenes=0, seed=2, workers=1)
+    common = ["nuscenes", "--root-path", str(root), "--out-dir", str(out), "--extra-tag", "x"]
+    main([*common, "--max-sweeps", "1"])
+    written = [out / "x_infos_train.pkl", out / "x_infos_val.pkl"]
+    assert capsys.readouterr().out.split() == [str(path) for path in written]
+    assert all(path.is_file() for path in written)
+    shutil.rmtree(out / "x_gt_database")
+    (out / "x_dbinfos_train.pkl").unlink()
+    main([*common, "--max-sweeps", "1", "--only-gt-database"])
+    assert (out / "x_dbinfos_train.pkl").is_file()
+    assert any((out / "x_gt_database").iterdir())
