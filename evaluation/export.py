@@ -148,40 +148,43 @@ def boxes_to_results(
     limit_m = np.array([class_range_m[name] for name in classes])[labels]
     kept = np.flatnonzero(np.hypot(centre_ego_m[:, 0], centre_ego_m[:, 1]) <= limit_m)
     kept = kept[np.argsort(-scores[kept], kind="stable")][:max_boxes]
-
-    boxes, scores, labels = boxes[kept], scores[kept], labels[kept]
     centre_m = centre_ego_m[kept] @ ego2global[:3, :3].T + ego2global[:3, 3]
-    size_m = boxes[:, [4, 3, 5]]
-    half = boxes[:, 6] / 2
-    zero = np.zeros_like(half)
+    names = [classes[label] for label in labels[kept]]
     lidar2global = ego2global[:3, :3] @ lidar2ego[:3, :3]
-    turn = quaternion_product(
+    return _records(token, centre_m, boxes[kept], lidar2global, names, scores[kept])
+
+
+def _records(
+    token: str,
+    centre_m: np.ndarray,
+    boxes: np.ndarray,
+    lidar2global: np.ndarray,
+    names: Sequence[str],
+    scores: np.ndarray,
+) -> list[dict[str, Any]]:
+    """Records of boxes whose centres are in the global frame already."""
+    half_rad = boxes[:, 6] / 2
+    zero = np.zeros_like(half_rad)
+    rotation = quaternion_product(
         matrix_to_quaternion(lidar2global),
-        np.stack([np.cos(half), zero, zero, np.sin(half)], axis=-1),
+        np.stack([np.cos(half_rad), zero, zero, np.sin(half_rad)], axis=-1),
     )
     velocity_mps = boxes[:, 7:9] @ lidar2global[:2, :2].T
     fast = np.hypot(velocity_mps[:, 0], velocity_mps[:, 1]) > MOVING_MPS
-    names = [classes[label] for label in labels]
+    columns = (centre_m, boxes[:, [4, 3, 5]], rotation, velocity_mps, scores)
     return [
         {
             "sample_token": token,
             "translation": translation,
             "size": size,
-            "rotation": rotation,
+            "rotation": turn,
             "velocity": velocity,
             "detection_name": name,
             "detection_score": score,
             "attribute_name": ATTRIBUTES[name][int(is_fast)],
         }
-        for translation, size, rotation, velocity, name, score, is_fast in zip(
-            centre_m.tolist(),
-            size_m.tolist(),
-            turn.tolist(),
-            velocity_mps.tolist(),
-            names,
-            scores.tolist(),
-            fast,
-            strict=True,
+        for translation, size, turn, velocity, score, name, is_fast in zip(
+            *(column.tolist() for column in columns), names, fast, strict=True
         )
     ]
 

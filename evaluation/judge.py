@@ -158,18 +158,14 @@ class _Part:
 
 
 def _with_a_box(submission: Path, folder: Path) -> Path:
-    """The same submission, with a box that the devkit drops if it has none.
+    """A submission without boxes, with one that the devkit drops.
 
     The devkit finds out the kind of boxes by looking at the first and raises where there is none.
     """
     content = json.loads(submission.read_text(encoding="utf-8"))
-    results = content["results"]
-    if any(results.values()):
-        return submission
-    logger.warning("no box was found in any of the %d frames", len(results))
-    token = next(iter(results))
+    token = next(iter(content["results"]))
     beyond_every_range_m = 1e7
-    results[token] = [
+    content["results"][token] = [
         {
             "sample_token": token,
             "translation": [beyond_every_range_m, 0.0, 0.0],
@@ -187,7 +183,13 @@ def _with_a_box(submission: Path, folder: Path) -> Path:
 
 
 def judge(
-    tables: Any, config: Any, submission: Path, split: str, tokens: Sequence[str]
+    tables: Any,
+    config: Any,
+    submission: Path,
+    split: str,
+    tokens: Sequence[str],
+    *,
+    empty: bool = False,
 ) -> tuple[dict[str, Any], dict[str, int]]:
     """Score a submission with the devkit's ``DetectionEval``.
 
@@ -197,6 +199,7 @@ def judge(
         submission: JSON with the results of every one of the samples.
         split: the devkit's name.
         tokens: the samples to score, from ``split_tokens``.
+        empty: the submission has no box at all.
 
     Returns:
         The devkit's metrics summary, and how many objects of each class it scored against: those
@@ -212,12 +215,16 @@ def judge(
             f"evaluate_nuscenes: split must have annotated objects, got none in the {len(tokens)} "
             f"samples of {split!r}"
         )
+    if empty:
+        logger.warning("no box was found in any of the %d frames", len(tokens))
+    logger.info("scoring %d frames of %r with the nuScenes devkit", len(tokens), split)
     # The devkit makes a folder for plots, which are not drawn here.
     with tempfile.TemporaryDirectory() as scratch, _quiet():
+        path = _with_a_box(submission, Path(scratch)) if empty else submission
         evaluation = DetectionEval(
             _Part(tables, tokens),
             config=config,
-            result_path=str(_with_a_box(submission, Path(scratch))),
+            result_path=str(path),
             eval_set=split,
             output_dir=scratch,
             verbose=False,

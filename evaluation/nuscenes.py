@@ -1,6 +1,5 @@
 """NDS, mAP and true-positive errors of detections, as nuScenes' devkit scores them."""
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +10,6 @@ from anybev.datasets.sample import Detections
 from anybev.datasets.synthetic.nuscenes import MARKER
 from anybev.evaluation import judge
 from anybev.evaluation.export import ATTRIBUTES, META, boxes_to_results, write_json
-
-logger = logging.getLogger(__name__)
 
 SYNTHETIC_NOTE = "scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes"
 
@@ -100,6 +97,30 @@ def _check_tokens(detections: Mapping[str, Detections], tokens: Sequence[str], s
     )
 
 
+def _check_classes(classes: Sequence[str]) -> None:
+    """The model's classes must be nuScenes'."""
+    unknown = [name for name in classes if name not in ATTRIBUTES]
+    if unknown or not classes:
+        raise ValueError(
+            f"evaluate_nuscenes: classes must be among {', '.join(ATTRIBUTES)}, got "
+            f"{', '.join(unknown) or 'none'}"
+        )
+
+
+def _by_token(
+    infos: Sequence[Mapping[str, Any]], tokens: Sequence[str], split: str
+) -> dict[str, Mapping[str, Any]]:
+    """Info entries of the frames."""
+    by_token = {info["token"]: info for info in infos}
+    without = [token for token in tokens if token not in by_token]
+    if without:
+        raise ValueError(
+            f"evaluate_nuscenes: infos must hold the {len(tokens)} frames of {split!r}, got "
+            f"{len(without)} missing (first {without[0]})"
+        )
+    return by_token
+
+
 def _metrics(
     summary: Mapping[str, Any], objects: dict[str, int], num_frames: int, split: str, note: str
 ) -> NuScenesMetrics:
@@ -158,24 +179,13 @@ def evaluate_nuscenes(
         ValueError: classes, split, frames or boxes are out of their contract; says which.
         FileNotFoundError: ``data_root`` has no tables of that version.
     """
-    unknown = [name for name in classes if name not in ATTRIBUTES]
-    if unknown or not classes:
-        raise ValueError(
-            f"evaluate_nuscenes: classes must be among {', '.join(ATTRIBUTES)}, got "
-            f"{', '.join(unknown) or 'none'}"
-        )
+    _check_classes(classes)
     data_root, output_dir = Path(data_root), Path(output_dir)
     config = judge.load_config(eval_config)
     tables = judge.load_tables(data_root, version)
     tokens = judge.split_tokens(tables, split, detections)
     _check_tokens(detections, tokens, split)
-    by_token = {info["token"]: info for info in infos}
-    without = [token for token in tokens if token not in by_token]
-    if without:
-        raise ValueError(
-            f"evaluate_nuscenes: infos must hold the {len(tokens)} frames of {split!r}, got "
-            f"{len(without)} missing (first {without[0]})"
-        )
+    by_token = _by_token(infos, tokens, split)
     results = {
         token: boxes_to_results(
             detections[token],
@@ -189,8 +199,8 @@ def evaluate_nuscenes(
     output_dir.mkdir(parents=True, exist_ok=True)
     submission = output_dir / "results_nusc.json"
     write_json(submission, {"meta": META, "results": results})
-    logger.info("scoring %d frames of %r with the nuScenes devkit", len(tokens), split)
-    summary, objects = judge.judge(tables, config, submission, split, tokens)
+    empty = not any(results.values())
+    summary, objects = judge.judge(tables, config, submission, split, tokens, empty=empty)
     note = SYNTHETIC_NOTE if is_synthetic(data_root, tables.log) else ""
     metrics = _metrics(summary, objects, len(tokens), split, note)
     write_json(output_dir / "metrics_summary.json", metrics.to_dict())
