@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from anybev.device.ops.sparse_neighbors import PlanSpec, sparse_pyramid
 from anybev.models.bevfusion.sparse_layers import (
     SparseBasicBlock,
     SparseConv,
@@ -82,6 +83,17 @@ class BEVFusionSparseEncoder(nn.Module):
             output_channels,
             norm_cfg,
         )
+        self.levels = self._levels()
+
+    def _levels(self) -> list[PlanSpec]:
+        """Geometry of the layers in order, layers of one resolution sharing one plan."""
+        levels: list[PlanSpec] = []
+        for module in self.modules():
+            if isinstance(module, SparseConv) and not (
+                module.spec.mode == "subm" and levels and levels[-1] == module.spec
+            ):
+                levels.append(module.spec)
+        return levels
 
     def _stage(
         self,
@@ -127,7 +139,9 @@ class BEVFusionSparseEncoder(nn.Module):
         """
         # Ascending rows keep the neighbours of a row near it in memory.
         order = linear_index(coords, self.sparse_shape).argsort()
-        x = SparseTensor(voxel_features[order], coords[order], self.sparse_shape, batch_size)
+        coords = coords[order]
+        plans = sparse_pyramid(coords, self.sparse_shape, batch_size, self.levels)
+        x = SparseTensor(voxel_features[order], coords, self.sparse_shape, batch_size, plans)
         x = self.conv_input(x)
         for stage in self.encoder_layers.values():
             x = stage(x)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from anybev.device.ops.sparse_conv import sparse_conv
-from anybev.device.ops.sparse_neighbors import SparseNeighbors, sparse_neighbors
+from anybev.device.ops.sparse_neighbors import PlanSpec, SparseNeighbors, sparse_pyramid
 
 _NORM = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
 
@@ -33,21 +33,31 @@ class SparseTensor:
         coords: (N, 4) int32, columns (b, x, y, z).
         spatial_shape: cells along x, y, z.
         batch_size: samples, also those without a voxel.
-        neighbors: plan of a submanifold convolution over these cells, shared by all layers of one
-            resolution.
+        plans: neighbour plans made so far, shared by every layer over the same voxels.
     """
 
     features: Tensor
     coords: Tensor
     spatial_shape: tuple[int, int, int]
     batch_size: int
-    neighbors: SparseNeighbors | None = None
+    plans: list[SparseNeighbors] = field(default_factory=list)
 
     def with_features(self, features: Tensor) -> SparseTensor:
         """The same cells with other features."""
-        return SparseTensor(
-            features, self.coords, self.spatial_shape, self.batch_size, self.neighbors
-        )
+        return replace(self, features=features)
+
+    def plan(self, spec: PlanSpec) -> SparseNeighbors:
+        """The plan of a layer over these cells, made when there is none yet."""
+        for plan in self.plans:
+            same = (plan.kernel_size, plan.stride, plan.mode) == (
+                spec.kernel_size,
+                spec.stride,
+                spec.mode,
+            )
+            if plan.in_coords is self.coords and same and plan.padding == spec.effective_padding():
+                return plan
+        self.plans.extend(sparse_pyramid(self.coords, self.spatial_shape, self.batch_size, [spec]))
+        return self.plans[-1]
 
     def dense(self) -> Tensor:
         """(B, X, Y, Z, C) with zeros at the free cells; differentiable."""
@@ -84,32 +94,20 @@ class SparseConv(nn.Module):
         submanifold: bool,
     ) -> None:
         super().__init__()
-        self.kernel_size, self.stride = triple(kernel_size), triple(stride)
-        self.padding, self.submanifold = triple(padding), submanifold
-        self.weight = nn.Parameter(torch.empty(out_channels, *self.kernel_size, in_channels))
+        mode = "subm" if submanifold else "strided"
+        self.spec = PlanSpec(triple(kernel_size), triple(stride), triple(padding), mode)
+        shape = (out_channels, *self.spec.kernel_size, in_channels)
+        self.weight = nn.Parameter(torch.empty(shape))
         # What torch's own convolutions start from: uniform within 1 / sqrt(fan-in).
-        bound = 1.0 / math.sqrt(math.prod(self.kernel_size) * in_channels)
+        bound = 1.0 / math.sqrt(math.prod(shape[1:]))
         nn.init.uniform_(self.weight, -bound, bound)
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Convolve; a strided layer changes cells and shape."""
-        if self.submanifold:
-            plan = self._plan(x, "subm") if x.neighbors is None else x.neighbors
-            features = sparse_conv(x.features, self.weight, plan)
-            return SparseTensor(features, x.coords, x.spatial_shape, x.batch_size, plan)
-        plan = self._plan(x, "strided")
+        plan = x.plan(self.spec)
         features = sparse_conv(x.features, self.weight, plan)
-        return SparseTensor(features, plan.out_coords, triple(plan.out_shape), x.batch_size)
-
-    def _plan(self, x: SparseTensor, mode: str) -> SparseNeighbors:
-        return sparse_neighbors(
-            x.coords,
-            x.spatial_shape,
-            x.batch_size,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            mode=mode,
+        return replace(
+            x, features=features, coords=plan.out_coords, spatial_shape=triple(plan.out_shape)
         )
 
 
