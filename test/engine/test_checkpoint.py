@@ -158,6 +158,23 @@ def test_a_truncated_file_is_named(tmp_path, as_zip, keep):
         read(tmp_path / "m.pth")
 
 
+@FORMATS
+def test_damage_anywhere_is_an_error_that_names_the_file(tmp_path, as_zip):
+    content = {"state_dict": {"weight": torch.ones(4)}, "n": np.arange(3), "seed": np.int64(1)}
+    torch.save(content, tmp_path / "m.pth", _use_new_zipfile_serialization=as_zip)
+    whole = (tmp_path / "m.pth").read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            damaged[place] = rng.integers(256)
+        (tmp_path / "m.pth").write_bytes(bytes(damaged))
+        try:
+            read(tmp_path / "m.pth")  # some bytes do not matter
+        except ValueError as error:
+            assert "m.pth" in str(error)
+
+
 @pytest.mark.parametrize(
     ("member", "message"),
     [("m/constants.pkl", "a TorchScript archive"), ("m/readme", "a zip file without data.pkl")],
