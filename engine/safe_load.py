@@ -131,11 +131,9 @@ def names_in_checkpoint(path: Path) -> set[str]:
         return names
 
 
-def _stand_ins(names: set[str]) -> list[tuple[Any, str]]:
-    """Harmless answers to those of the names that are known but not torch's."""
-    plain: list[tuple[Any, str]] = [
-        (answer, f"{module}.{name}") for (module, name), answer in ALLOWED.items()
-    ]
+def _stand_ins(names: set[str]) -> list[Any]:
+    """Pairs (harmless answer, name) for those of the names that are known but not torch's."""
+    plain: list[Any] = [(answer, f"{module}.{name}") for (module, name), answer in ALLOWED.items()]
     inert = [
         (type("Placeholder", (Placeholder,), {"origin": name}), name)
         for name in sorted(names)
