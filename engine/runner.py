@@ -104,7 +104,11 @@ class Runner(MMEngineRunner):
         if save_optimizer:
             state["optimizer"] = self.optim_wrapper.state_dict()
         if save_param_scheduler and self.param_schedulers:
-            state["param_schedulers"] = [s.state_dict() for s in self.param_schedulers]
+            # Functions among a scheduler's attributes are rebuilt from the config.
+            state["param_schedulers"] = [
+                {key: value for key, value in s.state_dict().items() if not callable(value)}
+                for s in self.param_schedulers
+            ]
         checkpoints.save(
             Path(out_dir) / filename,
             self.detector,

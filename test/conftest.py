@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from anybev import envs
+from anybev.datasets.nuscenes_infos import create_nuscenes_infos
+from anybev.datasets.synthetic.nuscenes import write_nuscenes
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device on this machine")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One training and one validation scene with info files and object database."""
+    root = tmp_path_factory.mktemp("nuscenes")
+    write_nuscenes(root, scenes=1, val_scenes=1, seed=11, workers=2)
+    create_nuscenes_infos(root, root)
+    return root

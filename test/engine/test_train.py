@@ -1,0 +1,144 @@
+"""Training and evaluation as a user starts them: ``tools/train.py`` and ``tools/test.py``."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import anybev
+from anybev.engine import checkpoint
+from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
+
+TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
+EPOCHS = {"train_cfg__max_epochs": "2", "param_scheduler__0__total_steps": "2"}
+EVERY_3 = {
+    "default_hooks__checkpoint__by_epoch": "False",
+    "default_hooks__checkpoint__interval": "3",
+}
+
+
+def run(tool: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, str(TOOLS / tool), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+    )
+    if check and result.returncode:
+        raise AssertionError(result.stdout[-2000:] + result.stderr[-4000:])
+    return result
+
+
+@pytest.fixture(scope="module")
+def unbroken(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two epochs of five batches without a break, a checkpoint every three iterations."""
+    work_dir = tmp_path_factory.mktemp("unbroken")
+    options = tiny_options(synthetic_root, **EPOCHS, **EVERY_3)
+    options += ["train_cfg.val_interval=2", "default_hooks.checkpoint.max_keep_ckpts=-1"]
+    run("train.py", CONFIG_FILE, "--work-dir", work_dir, "--cfg-options", *options)
+    return work_dir
+
+
+def test_training_writes_scalars_config_and_metrics(unbroken: Path) -> None:
+    scalars = list(unbroken.glob("*/vis_data/scalars.json"))
+    rows = [json.loads(line) for line in scalars[0].read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == 10
+    assert (unbroken / CONFIG_FILE.name).is_file()
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    assert {"NDS", "mAP", "FPS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "AP/car"} <= set(metrics)
+
+
+def test_resume_inside_an_epoch_is_bit_equal(
+    unbroken: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
+    options = tiny_options(synthetic_root, **EPOCHS, **EVERY_3)
+    options += ["train_cfg.val_interval=9"]
+    saved = unbroken / "iter_3.pth"
+    assert checkpoint.read(saved)["state"]["sampler"]["done"] == 12
+    run(
+        "train.py",
+        CONFIG_FILE,
+        "--work-dir",
+        tmp_path,
+        "--resume",
+        saved,
+        "--cfg-options",
+        *options,
+    )
+    whole, resumed = (checkpoint.read(d / "iter_9.pth") for d in (unbroken, tmp_path))
+    assert whole["meta"]["iter"] == resumed["meta"]["iter"] == 9
+    for key, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][key]), key
+    for name in ("rng", "sampler", "param_schedulers"):
+        assert str(whole["state"][name]) == str(resumed["state"][name])
+
+
+def test_evaluation_of_the_checkpoint_gives_the_same_numbers(
+    unbroken: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
+    last = Path((unbroken / "last_checkpoint").read_text().strip())
+    result = run("test.py", unbroken / CONFIG_FILE.name, last, "--work-dir", tmp_path)
+    printed = json.loads(result.stdout.splitlines()[-1])
+    trained = json.loads((unbroken / "metrics.json").read_text())
+    for name in set(trained) - {"FPS"}:
+        assert printed[name] == pytest.approx(trained[name], nan_ok=True), name
+
+
+def test_amp_trains_in_bfloat16_and_auto_scale_lr_scales(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    options = tiny_options(synthetic_root, train_cfg__max_epochs="1", train_cfg__val_interval="9")
+    options += ["optim_wrapper.type=OptimWrapper", "auto_scale_lr.base_batch_size=8"]
+    flags = ["--amp", "--auto-scale-lr", "--work-dir", tmp_path, "--cfg-options", *options]
+    result = run("train.py", CONFIG_FILE, *flags)
+    assert "AmpOptimWrapper" in (tmp_path / CONFIG_FILE.name).read_text()
+    assert "Scaling the original LR by 0.5" in result.stdout
+    state = checkpoint.read(tmp_path / "epoch_1.pth")["state_dict"]
+    assert all(torch.isfinite(v).all() for v in state.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no_such_config.py"], "config: no file no_such_config.py"),
+        (
+            [CONFIG_FILE, "--cfg-options", "model.pts_backbone.layer_num=[1,1]"],
+            r"config: model.pts_backbone \(SECOND\) has the unknown key 'layer_num'; did you mean "
+            "'layer_nums'",
+        ),
+        (
+            [CONFIG_FILE, "--cfg-options", "optim_wraper.type=OptimWrapper"],
+            "optim_wraper.type names no key of .*did you mean 'optim_wrapper'",
+        ),
+        ([CONFIG_FILE, "--auto-scale-lr"], "--auto-scale-lr needs auto_scale_lr.base_batch_size"),
+        ([CONFIG_FILE, "--resume", "nowhere.pth"], "nowhere.pth"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_line(
+    arguments: list[object], message: str, synthetic_root: Path, tmp_path: Path
+) -> None:
+    if "--cfg-options" not in arguments:
+        arguments = [*arguments, "--cfg-options", *tiny_options(synthetic_root)]
+    result = run("train.py", *arguments, "--work-dir", tmp_path, check=False)
+    assert result.returncode == 2
+    import re
+
+    assert re.search(message, result.stderr.splitlines()[-1]), result.stderr[-500:]
+    assert "Traceback" not in result.stderr
+
+
+def test_weights_only_checkpoint_cannot_be_resumed(
+    unbroken: Path, synthetic_root: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.pth"
+    torch.save({"state_dict": checkpoint.read(unbroken / "iter_3.pth")["state_dict"]}, weights)
+    options = ["--cfg-options", *tiny_options(synthetic_root)]
+    arguments = [CONFIG_FILE, "--work-dir", tmp_path, "--resume", weights, *options]
+    result = run("train.py", *arguments, check=False)
+    assert result.returncode == 2
+    assert "must hold the optimizer and the position in the epoch" in result.stderr
