@@ -29,9 +29,9 @@ from anybev.datasets.synthetic.world import (
 # Share of each class among the objects of a key frame, and how far from the ego it is placed (the
 # judge scores small things at short range).
 _SHARES = {
-    "car": (0.18, 50.0),
+    "car": (0.17, 50.0),
     "truck": (0.10, 50.0),
-    "bus": (0.075, 50.0),
+    "bus": (0.085, 50.0),
     "trailer": (0.075, 50.0),
     "construction_vehicle": (0.085, 50.0),
     "pedestrian": (0.145, 40.0),
@@ -227,6 +227,9 @@ def _fill(rng: np.random.Generator, crowd: _Crowd, proposer: Proposer, wanted: i
         name = names[int(rng.choice(len(names), p=lack / lack.sum()))]
         reach = _SHARES[name][1]
         travelled = proposer.road.travelled(*crowd.ego_at_keys[frame, :2])
-        s = travelled + float(rng.uniform(-reach, reach))
-        for item in proposer.propose(name, s):
-            crowd.add(item, MAX_OBJECTS - 1)
+        # Long things fit less often: without more attempts they would become rare.
+        for _ in range(4):
+            s = travelled + float(rng.uniform(-reach, reach))
+            kept = [crowd.add(item, MAX_OBJECTS - 1) for item in proposer.propose(name, s)]
+            if any(kept):
+                break

@@ -44,8 +44,8 @@ class Cast:
         owner: (R,) int32: index of the object hit, or SCENERY, GROUND, EGO.
         intensity: (R,) float32 mean intensity.
         seen: (N,) rays that end on each object within range.
-        alone: (N,) rays that would end on it if it stood alone (no ground, no scenery); zeros
-            unless asked for.
+        alone: (N,) rays that would end on it if it stood alone with the ego vehicle (no ground,
+            no scenery); zeros unless asked for.
     """
 
     distance_m: np.ndarray
@@ -116,7 +116,8 @@ class Scanner:
         ray, solid, depth = ray[hit], solid[hit], depth[hit]
         alone = np.zeros(count, np.int64)
         if occlusion:
-            mine = self._owner[solid] >= 0
+            # The vehicle's own roof is always there: what it takes is not occlusion.
+            mine = (self._owner[solid] >= 0) & (owner[ray] != EGO)
             keys = np.unique(self._owner[solid[mine]] * (BEAMS * AZIMUTHS) + ray[mine])
             alone += np.bincount(keys // (BEAMS * AZIMUTHS), minlength=count)
         np.minimum.at(distance, ray, depth)
