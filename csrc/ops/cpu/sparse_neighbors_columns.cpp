@@ -1,0 +1,148 @@
+#include "ops/cpu/sparse_neighbors_columns.h"
+
+#include <algorithm>
+#include <bit>
+#include <new>
+
+namespace anybev::sparse_neighbors {
+namespace {
+
+// Every second bit of the word, from bit 0.
+uint64_t even_bits(uint64_t v) {
+  v &= 0x5555555555555555u;
+  v = (v | v >> 1) & 0x3333333333333333u;
+  v = (v | v >> 2) & 0x0F0F0F0F0F0F0F0Fu;
+  v = (v | v >> 4) & 0x00FF00FF00FF00FFu;
+  v = (v | v >> 8) & 0x0000FFFF0000FFFFu;
+  return (v | v >> 16) & 0x00000000FFFFFFFFu;
+}
+
+uint64_t every_nth_bit(uint64_t v, int32_t n) {
+  if (n == 1) return v;
+  if (n == 2) return even_bits(v);
+  uint64_t out = 0;
+  for (int32_t from = 0, to = 0; from < 64; from += n, ++to) out |= (v >> from & 1) << to;
+  return out;
+}
+
+// Outputs along z that the occupied cells of a column reach.
+uint64_t reached_cells(uint64_t cells, const ConvGeometry& g, int64_t depth) {
+  uint64_t moved = 0;
+  for (int32_t tap = 0; tap < g.kernel[2]; ++tap) {
+    const int32_t up = g.padding[2] - tap;
+    moved |= up >= 0 ? cells << up : cells >> -up;
+  }
+  const uint64_t inside = depth >= 64 ? ~uint64_t{0} : (uint64_t{1} << depth) - 1;
+  return every_nth_bit(moved, g.stride[2]) & inside;
+}
+
+template <class T, class Owner>
+void allocate(Owner& owner, int64_t count) {
+  owner.reset(static_cast<T*>(std::calloc(static_cast<size_t>(count), sizeof(T))));
+  if (!owner) throw std::bad_alloc();
+}
+
+}  // namespace
+
+Span reaching(int64_t i, int axis, const ConvGeometry& g, int64_t size) {
+  const int64_t reach = i + g.padding[axis], stride = g.stride[axis];
+  const int64_t low = reach - g.kernel[axis] + 1;
+  return {low <= 0 ? 0 : (low + stride - 1) / stride, std::min(reach / stride, size - 1)};
+}
+
+Shape3 output_shape(const Shape3& shape, const ConvGeometry& g) {
+  if (g.subm) return shape;
+  const auto size = [&](int64_t cells, int axis) {
+    return (cells + 2 * g.padding[axis] - g.kernel[axis]) / g.stride[axis] + 1;
+  };
+  return {size(shape.x, 0), size(shape.y, 1), size(shape.z, 2)};
+}
+
+void ColumnIndex::resize(int64_t x, int64_t y, int64_t pad_x, int64_t pad_y) {
+  size_x_ = x;
+  pitch_ = y + 2 * pad_y;
+  words_ = (y + 63) / 64;
+  origin_ = pad_x * pitch_ + pad_y;
+  in_use_.assign(static_cast<size_t>(x * words_), 0);
+  const int64_t needed = (x + 2 * pad_x) * pitch_;
+  if (needed <= capacity_) return;
+  capacity_ = 0;
+  allocate<uint64_t>(mask_, needed);
+  allocate<int32_t>(base_, needed);
+  capacity_ = needed;
+}
+
+void ColumnIndex::append(int32_t x, int32_t y, uint64_t cells) {
+  const int64_t at = origin_ + x * pitch_ + y;
+  mask_[at] = cells;
+  base_[at] = next_rank_;
+  columns_.push_back({x, y, next_rank_, cells});
+  next_rank_ += std::popcount(cells);
+}
+
+void ColumnIndex::insert_ascending(const int32_t* coords, int64_t rows, int32_t first_rank) {
+  next_rank_ = first_rank;
+  for (int64_t i = 0; i < rows;) {
+    const int32_t x = coords[4 * i + 1], y = coords[4 * i + 2];
+    uint64_t cells = 0;
+    for (; i < rows && coords[4 * i + 1] == x && coords[4 * i + 2] == y; ++i) {
+      cells |= uint64_t{1} << coords[4 * i + 3];
+    }
+    append(x, y, cells);
+  }
+  cell_count_ = next_rank_ - first_rank;
+}
+
+void ColumnIndex::insert(const int32_t* coords, int64_t rows, int32_t first_rank) {
+  for (const int32_t* site = coords; site < coords + 4 * rows; site += 4) {
+    mark(site[1], site[2], uint64_t{1} << site[3]);
+  }
+  collect(first_rank);
+}
+
+void ColumnIndex::insert_reached(const ColumnIndex& from, const ConvGeometry& geometry,
+                                 const Shape3& shape, int32_t first_rank) {
+  for (const Column& column : from.columns_) {
+    const uint64_t cells = reached_cells(column.cells, geometry, shape.z);
+    if (!cells) continue;
+    const Span xs = reaching(column.x, 0, geometry, shape.x);
+    const Span ys = reaching(column.y, 1, geometry, shape.y);
+    for (int64_t x = xs.first; x <= xs.last; ++x) {
+      for (int64_t y = ys.first; y <= ys.last; ++y) mark(x, y, cells);
+    }
+  }
+  collect(first_rank);
+}
+
+void ColumnIndex::collect(int32_t first_rank) {
+  next_rank_ = first_rank;
+  for (int64_t x = 0; x < size_x_; ++x) {
+    for (int64_t word = 0; word < words_; ++word) {
+      uint64_t& left = in_use_[x * words_ + word];
+      for (; left; left &= left - 1) {
+        const int64_t y = word * 64 + std::countr_zero(left);
+        append(static_cast<int32_t>(x), static_cast<int32_t>(y), mask_[origin_ + x * pitch_ + y]);
+      }
+    }
+  }
+  cell_count_ = next_rank_ - first_rank;
+}
+
+void ColumnIndex::write_cells(int32_t sample, int32_t* coords) const {
+  for (const Column& column : columns_) {
+    for (uint64_t left = column.cells; left; left &= left - 1, coords += 4) {
+      coords[0] = sample;
+      coords[1] = column.x;
+      coords[2] = column.y;
+      coords[3] = std::countr_zero(left);
+    }
+  }
+}
+
+void ColumnIndex::clear() {
+  for (const Column& column : columns_) mask_[origin_ + column.x * pitch_ + column.y] = 0;
+  columns_.clear();
+  cell_count_ = 0;
+}
+
+}  // namespace anybev::sparse_neighbors

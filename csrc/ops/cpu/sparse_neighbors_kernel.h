@@ -1,0 +1,68 @@
+// What the sparse_neighbors files share. No torch, no standard containers: the files compiled for
+// one instruction set include this.
+#pragma once
+
+#include <cstdint>
+
+namespace anybev::sparse_neighbors {
+
+constexpr int kTile = 128;  // rows of one tile, as TILE in device/ops/_sparse_spec.py
+constexpr int kGroup = 16;  // rows that one presence word covers
+constexpr int kGroups = kTile / kGroup;
+
+// Geometry of one convolution, axes x, y, z.
+struct ConvGeometry {
+  bool subm;
+  int32_t kernel[3], stride[3], padding[3];
+
+  int columns() const { return kernel[0] * kernel[1]; }
+  int offsets() const { return kernel[0] * kernel[1] * kernel[2]; }
+};
+
+// The occupied cells of one sample as readers see them. A column (x, y) is one word, bit z set when
+// the cell is occupied; `base` is the rank of the column's lowest cell. Both point at column (0, 0)
+// and may be read as far outside the grid as any kernel reaches: empty words lie there.
+struct ColumnView {
+  const uint64_t* mask;
+  const int32_t* base;
+  int64_t pitch;
+};
+
+// The neighbours of every row of a plan, before they become pair lists. A row meets a window of
+// kernel[2] cells in each of columns() columns: `first` is the rank of the lowest occupied cell of
+// the window, `present` has one bit a row for each cell that is occupied.
+struct Windows {
+  int32_t* first;     // [tile][column][kTile]
+  uint16_t* present;  // [tile][offset][kGroups]
+  int columns, taps;
+
+  int offsets() const { return columns * taps; }
+  int32_t* first_of(int64_t tile, int column) const {
+    return first + (tile * columns + column) * kTile;
+  }
+  uint16_t* present_of(int64_t tile, int offset) const {
+    return present + (tile * offsets() + offset) * kGroups;
+  }
+};
+
+// Fills the windows of output rows [begin, end), which lie in one tile; `coords` is (M, 4) in
+// (b, x, y, z). Rows of a group that lie before `begin` keep their bits.
+using FindWindows = void (*)(const ColumnView& cells, const ConvGeometry& geometry,
+                             const int32_t* coords, int64_t begin, int64_t end,
+                             const Windows& windows);
+
+// Writes the pairs of one tile: list `k` starts at list_start[k]. `row_of_rank` is null when ranks
+// are rows.
+using EmitPairs = void (*)(const Windows& windows, int64_t tile, const int32_t* list_start,
+                           const int32_t* row_of_rank, int32_t* source, int16_t* row);
+
+struct NeighborKernels {
+  FindWindows find_windows;
+  EmitPairs emit_pairs;
+};
+
+NeighborKernels neighbor_kernels_portable();
+NeighborKernels neighbor_kernels_avx2();
+NeighborKernels neighbor_kernels_avx512();
+
+}  // namespace anybev::sparse_neighbors

@@ -1,0 +1,157 @@
+// sparse_neighbors with AVX-512: sixteen rows at a time through every column of their kernel.
+
+#include "ops/cpu/sparse_neighbors_kernel.h"
+
+#if defined(__x86_64__)
+// GCC 12's own headers start vectors from themselves (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include <immintrin.h>
+
+namespace anybev::sparse_neighbors {
+namespace {
+
+// Coordinates of sixteen rows, one vector an axis; rows whose lane is off read as zero.
+struct Sites {
+  __m512i x, y, z;
+};
+
+inline Sites load_sites(const int32_t* coords, __mmask16 lanes) {
+  __m512i four[4];
+  for (int i = 0; i < 4; ++i) {
+    // One bit a row becomes four, one an int32 of the row.
+    const uint32_t rows = (static_cast<uint32_t>(lanes) >> (4 * i)) & 0xFu;
+    const uint32_t spread = (rows & 1u) | (rows & 2u) << 3 | (rows & 4u) << 6 | (rows & 8u) << 9;
+    four[i] = _mm512_maskz_loadu_epi32(static_cast<__mmask16>(spread * 0xFu), coords + 16 * i);
+  }
+  const __m512i step = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
+  const auto column = [&](int axis) {
+    const __m512i at = _mm512_add_epi32(step, _mm512_set1_epi32(axis));
+    const __m512i low = _mm512_permutex2var_epi32(four[0], at, four[1]);
+    const __m512i high = _mm512_permutex2var_epi32(four[2], at, four[3]);
+    return _mm512_inserti64x4(low, _mm512_castsi512_si256(high), 1);
+  };
+  return {column(1), column(2), column(3)};
+}
+
+// Low or high eight of sixteen int32 as int64.
+inline __m512i widen(__m512i v, int half) {
+  return _mm512_cvtepi32_epi64(half ? _mm512_extracti64x4_epi64(v, 1) : _mm512_castsi512_si256(v));
+}
+
+inline __m512i narrow(__m512i low, __m512i high) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)),
+                            _mm512_cvtepi64_epi32(high), 1);
+}
+
+// Where the windows of eight rows start, in the three forms that the words need.
+struct Start {
+  __m512i up, down, below;
+
+  explicit Start(__m512i z) {
+    const __m512i zero = _mm512_setzero_si512();
+    up = _mm512_max_epi64(z, zero);
+    down = _mm512_max_epi64(_mm512_sub_epi64(zero, z), zero);
+    // Variable shifts by 64 and more give zero, so every z is right.
+    below =
+        _mm512_andnot_si512(_mm512_sllv_epi64(_mm512_set1_epi64(-1), up), _mm512_set1_epi64(-1));
+  }
+  __m512i window(__m512i mask) const {
+    return _mm512_sllv_epi64(_mm512_srlv_epi64(mask, up), down);
+  }
+  __m512i count(__m512i mask) const { return _mm512_popcnt_epi64(_mm512_and_si512(mask, below)); }
+};
+
+void find_group(const ColumnView& cells, const ConvGeometry& g, const int32_t* coords,
+                __mmask16 lanes, int64_t tile, int group, const Windows& windows) {
+  const Sites site = load_sites(coords, lanes);
+  const auto origin = [](__m512i v, int32_t stride, int32_t padding) {
+    return _mm512_sub_epi32(_mm512_mullo_epi32(v, _mm512_set1_epi32(stride)),
+                            _mm512_set1_epi32(padding));
+  };
+  const __m512i pitch = _mm512_set1_epi32(static_cast<int32_t>(cells.pitch));
+  const __m512i x = origin(site.x, g.stride[0], g.padding[0]);
+  const __m512i corner =
+      _mm512_add_epi32(_mm512_mullo_epi32(x, pitch), origin(site.y, g.stride[1], g.padding[1]));
+  const __m512i z = origin(site.z, g.stride[2], g.padding[2]);
+  const Start low(widen(z, 0)), high(widen(z, 1));
+  const __m512i zero = _mm512_setzero_si512();
+  // The first lane of a group starts its presence words; a later start adds to them.
+  const uint16_t keep = lanes & 1 ? 0 : 0xFFFF;
+  const auto lanes_low = static_cast<__mmask8>(lanes),
+             lanes_high = static_cast<__mmask8>(lanes >> 8);
+  for (int column = 0; column < windows.columns; ++column) {
+    const int64_t step = column / g.kernel[1] * cells.pitch + column % g.kernel[1];
+    const uint64_t* words = cells.mask + step;
+    const __m512i m0 =
+        _mm512_mask_i32gather_epi64(zero, lanes_low, _mm512_castsi512_si256(corner), words, 8);
+    const __m512i m1 = _mm512_mask_i32gather_epi64(zero, lanes_high,
+                                                   _mm512_extracti64x4_epi64(corner, 1), words, 8);
+    const __m512i window = narrow(low.window(m0), high.window(m1));
+    const auto occupied = static_cast<__mmask16>(_mm512_test_epi64_mask(m0, m0) |
+                                                 _mm512_test_epi64_mask(m1, m1) << 8);
+    if (occupied) {
+      const __m512i base =
+          _mm512_mask_i32gather_epi32(zero, occupied, corner, cells.base + step, 4);
+      const __m512i rank = _mm512_add_epi32(base, narrow(low.count(m0), high.count(m1)));
+      _mm512_mask_storeu_epi32(windows.first_of(tile, column) + group * kGroup, lanes, rank);
+    }
+    uint16_t* present = windows.present_of(tile, column * windows.taps) + group;
+    for (int tap = 0; tap < windows.taps; ++tap, present += kGroups) {
+      const __mmask16 bits = _mm512_test_epi32_mask(window, _mm512_set1_epi32(1u << tap));
+      *present = static_cast<uint16_t>((*present & keep) | bits);
+    }
+  }
+}
+
+void find_windows(const ColumnView& cells, const ConvGeometry& geometry, const int32_t* coords,
+                  int64_t begin, int64_t end, const Windows& windows) {
+  const int64_t tile = begin / kTile;
+  for (int64_t start = begin / kGroup * kGroup; start < end; start += kGroup) {
+    uint32_t lanes = 0xFFFFu;
+    if (start < begin) lanes &= 0xFFFFu << (begin - start);
+    if (start + kGroup > end) lanes &= 0xFFFFu >> (start + kGroup - end);
+    find_group(cells, geometry, coords + 4 * start, static_cast<__mmask16>(lanes), tile,
+               static_cast<int>(start % kTile / kGroup), windows);
+  }
+}
+
+void emit_pairs(const Windows& windows, int64_t tile, const int32_t* list_start,
+                const int32_t* row_of_rank, int32_t* source, int16_t* row) {
+  const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  for (int column = 0; column < windows.columns; ++column) {
+    const int32_t* first = windows.first_of(tile, column);
+    __m512i rank[kGroups];
+    for (int group = 0; group < kGroups; ++group) {
+      rank[group] = _mm512_loadu_si512(first + group * kGroup);
+    }
+    for (int tap = 0; tap < windows.taps; ++tap) {
+      const int offset = column * windows.taps + tap;
+      const uint16_t* present = windows.present_of(tile, offset);
+      int64_t out = list_start[offset];
+      for (int group = 0; group < kGroups; ++group) {
+        const __mmask16 bits = present[group];
+        if (!bits) continue;
+        const int count = __builtin_popcount(bits);
+        // Masked stores: the cells behind the list belong to another list, maybe another thread.
+        const auto kept = static_cast<__mmask16>((1u << count) - 1);
+        __m512i found = _mm512_maskz_compress_epi32(bits, rank[group]);
+        if (row_of_rank) {
+          found = _mm512_mask_i32gather_epi32(found, kept, found, row_of_rank, 4);
+        }
+        _mm512_mask_storeu_epi32(source + out, kept, found);
+        const __m512i local = _mm512_maskz_compress_epi32(
+            bits, _mm512_add_epi32(iota, _mm512_set1_epi32(group * kGroup)));
+        _mm256_mask_storeu_epi16(row + out, kept, _mm512_cvtepi32_epi16(local));
+        out += count;
+        rank[group] = _mm512_mask_add_epi32(rank[group], bits, rank[group], _mm512_set1_epi32(1));
+      }
+    }
+  }
+}
+
+}  // namespace
+
+NeighborKernels neighbor_kernels_avx512() { return {find_windows, emit_pairs}; }
+
+}  // namespace anybev::sparse_neighbors
+#endif
