@@ -145,10 +145,12 @@ def cut_objects(dataset: NuScenesDataset, index: int, folder: Path) -> Entries:
     inside = points_in_boxes(
         torch.from_numpy(np.ascontiguousarray(points[:, :3])),
         torch.from_numpy(boxes[:, :7].copy()),
-    ).numpy()
+    )
+    hit = inside.any(1).numpy()  # a few thousand of 400,000 points
+    points, inside_hit = points[hit], inside.numpy()[hit]
     entries = []
     for i in np.flatnonzero(sample.labels >= 0).tolist():
-        chosen = points[inside[:, i]]
+        chosen = points[inside_hit[:, i]]
         if not len(chosen):
             continue
         chosen[:, :3] -= boxes[i, :3]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from anybev.datasets.infos import InfoError
-from anybev.datasets.points import read_points
+from anybev.datasets.points import check_backend, read_points
 from anybev.datasets.safe_pickle import load_pickle
 from anybev.datasets.sample import SampleKey
 
@@ -52,6 +52,7 @@ class DataBaseSampler:
         sample_groups: class -> how many objects a scene should have.
         classes: names in the order of the labels.
         points_loader: ``load_dim`` of the point files; other entries are not looked at.
+        backend_args: None; files are read from disk.
         seed: of the shuffles.
 
     Raises:
@@ -69,9 +70,11 @@ class DataBaseSampler:
         sample_groups: Mapping[str, int],
         classes: Sequence[str],
         points_loader: Mapping[str, Any] | None = None,
+        backend_args: None = None,
         *,
         seed: int = 0,
     ) -> None:
+        check_backend("DataBaseSampler", backend_args)
         unknown = sorted(set(sample_groups) - set(classes))
         if unknown:
             raise ValueError(

@@ -139,3 +139,13 @@ def join_sweeps(
         moved[:, AGE_COLUMN] = timestamp_s - sweep.timestamp_s
         parts.append(moved)
     return np.concatenate(parts)
+
+
+def check_backend(name: str, backend_args: None) -> None:
+    """Stop where a config asks for remote files.
+
+    Raises:
+        ValueError: it is not None.
+    """
+    if backend_args is not None:
+        raise ValueError(f"{name}: backend_args must be None (local files), got {backend_args!r}")

@@ -24,7 +24,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         help="v1.0-trainval, v1.0-mini, v1.0-test, or v1.0: trainval, and test where it is there",
     )
     parser.add_argument("--max-sweeps", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=1, help="processes that cut out objects")
+    parser.add_argument("--workers", type=int, default=4, help="processes that cut out objects")
     parser.add_argument(
         "--only-gt-database", action="store_true", help="from info files that are there"
     )

@@ -13,6 +13,7 @@ from anybev.datasets.points import (
     AGE_COLUMN,
     MAX_POINTS,
     SweepTransform,
+    check_backend,
     far_enough,
     join_sweeps,
     read_points,
@@ -43,6 +44,7 @@ class LoadPointsFromFile:
         coord_type: frame of the points; only ``LIDAR``.
         load_dim: numbers in a row of the file.
         use_dim: how many of them, or which, are used: five.
+        backend_args: None; files are read from disk.
         max_points: a larger file is refused.
     """
 
@@ -51,9 +53,11 @@ class LoadPointsFromFile:
         coord_type: Literal["LIDAR"] = "LIDAR",
         load_dim: int = 5,
         use_dim: int | Sequence[int] = 5,
+        backend_args: None = None,
         *,
         max_points: int = MAX_POINTS,
     ) -> None:
+        check_backend("LoadPointsFromFile", backend_args)
         if coord_type != "LIDAR":
             raise ValueError(f"LoadPointsFromFile: coord_type must be LIDAR, got {coord_type!r}")
         self.load_dim, self.max_points = load_dim, max_points
@@ -79,6 +83,7 @@ class LoadPointsFromMultiSweeps:
             drawn at random, at test time too, as the published numbers were made.
         load_dim: numbers in a row of a file.
         use_dim: how many of them, or which, are used: five.
+        backend_args: None; files are read from disk.
         pad_empty_sweeps: a frame without sweeps gets ``sweeps_num`` copies of its own points.
         remove_close: leave out sweep points within 1 m, returns of the own vehicle.
         test_mode: mmdetection3d's switch for ``sweep_choice="nearest"``.
@@ -92,6 +97,7 @@ class LoadPointsFromMultiSweeps:
         sweeps_num: int = 10,
         load_dim: int = 5,
         use_dim: int | Sequence[int] = 5,
+        backend_args: None = None,
         pad_empty_sweeps: bool = False,
         remove_close: bool = False,
         test_mode: bool = False,
@@ -101,6 +107,7 @@ class LoadPointsFromMultiSweeps:
         max_points: int = MAX_POINTS,
     ) -> None:
         name = "LoadPointsFromMultiSweeps"
+        check_backend(name, backend_args)
         if sweeps_num < 0:
             raise ValueError(f"{name}: sweeps_num must be 0 or more, got {sweeps_num}")
         if sweep_choice not in ("random", "nearest"):

@@ -101,6 +101,8 @@ def test_a_frame_without_sweeps_is_padded_with_its_own_points(rng, loaded):
     ("build", "match"),
     [
         (lambda: LoadPointsFromFile("CAMERA"), "coord_type must be LIDAR, got 'CAMERA'"),
+        (lambda: LoadPointsFromFile(backend_args={}), r"backend_args must be None .*got \{\}"),
+        (lambda: LoadPointsFromMultiSweeps(backend_args={}), "backend_args must be None"),
         (lambda: LoadPointsFromMultiSweeps(-1), "sweeps_num must be 0 or more, got -1"),
         (
             lambda: LoadPointsFromMultiSweeps(sweep_choice="last"),
