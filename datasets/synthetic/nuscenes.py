@@ -74,16 +74,7 @@ def write_nuscenes(
         NotImplementedError: pictures were asked for.
         RuntimeError: ``out`` holds something else.
     """
-    for name, value, low in (
-        ("scenes", scenes, 0),
-        ("val_scenes", val_scenes, 0),
-        ("seed", seed, 0),
-        ("workers", workers, 1),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"write_nuscenes: {name} must be an int, got {value!r}")
-        if value < low:
-            raise ValueError(f"write_nuscenes: {name} must be at least {low}, got {value}")
+    _check_numbers(scenes=scenes, val_scenes=val_scenes, seed=seed, workers=workers)
     if with_images:
         raise NotImplementedError(
             "write_nuscenes: with_images must be False, got True; camera pictures are not "
@@ -104,6 +95,15 @@ def write_nuscenes(
     _write_map(out / MAP_FILE)
     _write_tables(out, names, seed)
     shutil.rmtree(out / _PARTS)
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        low = 1 if name == "workers" else 0
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"write_nuscenes: {name} must be an int, got {value!r}")
+        if value < low:
+            raise ValueError(f"write_nuscenes: {name} must be at least {low}, got {value}")
 
 
 def _scene_names(scenes: int, val_scenes: int) -> list[str]:

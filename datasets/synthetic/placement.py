@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -130,7 +130,7 @@ def _towed(p: Proposer, name: str, s_m: float) -> list[WorldObject]:
     trailer = p.make("trailer", p.road.follow(s_m, d, speed, accel))
     gap = (truck.size_wlh_m[1] + trailer.size_wlh_m[1]) / 2 + 0.6
     behind = s_m + gap if d > 0 else s_m - gap
-    return [truck, p.make("trailer", p.road.follow(behind, d, speed, accel))]
+    return [truck, replace(trailer, motion=p.road.follow(behind, d, speed, accel))]
 
 
 def _walk(p: Proposer, name: str, s_m: float) -> list[WorldObject]:
