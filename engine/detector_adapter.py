@@ -22,6 +22,8 @@ class DetectorAdapter(BaseModel):
     Its state dict is the detector's own, so checkpoints carry mmdetection3d's keys.
     """
 
+    detector: Any
+
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(data_preprocessor=BatchToDevice())
         self.detector = detector

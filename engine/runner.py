@@ -26,7 +26,8 @@ def collate_batch(samples: Sequence[Sample]) -> dict[str, Batch]:
 
 def rng_state() -> dict[str, Any]:
     """State of every host generator that training draws from."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    state: Any = np.random.get_state()  # noqa: NPY002
+    kind, keys, position, has_gauss, cached = state
     return {
         "torch": torch.get_rng_state(),
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
@@ -54,6 +55,9 @@ class Runner(MMEngineRunner):
     global generator, so a resumed run repeats an unbroken one bit for bit on CPU.
     """
 
+    optim_wrapper: Any
+    param_schedulers: Any
+
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         """Build the detector and wrap it for the loops."""
         detector = build_detector(model) if isinstance(model, dict) else model
@@ -70,14 +74,14 @@ class Runner(MMEngineRunner):
         """As mmengine's, collating to ``{"batch": Batch}``, with its own generator of seeds."""
         if isinstance(dataloader, dict):
             dataloader = {"collate_fn": collate_batch, **dataloader}
-        loader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
+        loader: DataLoader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         loader.generator = torch.Generator().manual_seed(seed or 0)
         return loader
 
     @property
     def detector(self) -> nn.Module:
         """The bare detector, out of every wrapper."""
-        model = getattr(self.model, "module", self.model)
+        model: Any = getattr(self.model, "module", self.model)
         detector: nn.Module = model.detector
         return detector
 

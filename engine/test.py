@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anybev.engine.launch import add_common_flags, build_runner, prepare
+from anybev.reporting.status import plain, write_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,7 +27,6 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, Any]:
     runner = build_runner(config)
     metrics = runner.test()
     if runner.rank == 0:
-        text = json.dumps(metrics)
-        (Path(runner.work_dir) / "test_metrics.json").write_text(text + "\n")
-        print(text, flush=True)
+        write_json(Path(runner.work_dir) / "test_metrics.json", metrics)
+        print(json.dumps(plain(metrics)), flush=True)
     return dict(metrics)

@@ -1,7 +1,6 @@
 """Training from a config, behind tools/train.py."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from anybev.engine.launch import add_common_flags, build_runner, prepare
+from anybev.reporting.status import write_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +60,5 @@ def train(argv: Sequence[str] | None = None) -> dict[str, Any]:
     runner.train()
     metrics = dict(getattr(runner, "last_metrics", {}))
     if metrics and runner.rank == 0:
-        target = Path(runner.work_dir) / "metrics.json"
-        target.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_json(Path(runner.work_dir) / "metrics.json", metrics)
     return metrics

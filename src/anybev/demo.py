@@ -10,9 +10,13 @@ from typing import Any
 import click
 
 import anybev
+from anybev.datasets.infos import CATEGORIES
+from anybev.reporting.status import plain, write_json
 
 CONFIG = "configs/bevfusion/bevfusion_lidar_voxel0225_second_secfpn_1xb4-cyclic-demo_nus-3d.py"
-TRAIN_SCENES, VAL_SCENES = 10, 2
+TRAIN_SCENES, VAL_SCENES = 16, 3
+# In the synthetic world these two share one shape and differ by colour, which lidar cannot see.
+SAME_SHAPE = ("motorcycle", "bicycle")
 
 
 def _log(text: str) -> None:
@@ -40,9 +44,16 @@ def write_data(root: Path, seed: int) -> None:
         _log(f"data in {root} is there already")
         return
     with progress_bar("scenes") as update:
-        write_nuscenes(root, workers=2, progress=update, **wanted)
-    create_nuscenes_infos(root, root, workers=2)
-    done.write_text(json.dumps(wanted) + "\n")
+        write_nuscenes(
+            root,
+            scenes=TRAIN_SCENES,
+            val_scenes=VAL_SCENES,
+            seed=seed,
+            workers=2,
+            progress=update,
+        )
+    create_nuscenes_infos(root, root, with_gt_database=False)
+    write_json(done, wanted)
 
 
 def config_options(root: Path, seed: int) -> list[str]:
@@ -57,6 +68,17 @@ def config_options(root: Path, seed: int) -> list[str]:
         f"test_evaluator.ann_file={root}/nuscenes_infos_val.pkl",
         f"randomness.seed={seed}",
     ]
+
+
+def summarise(metrics: dict[str, float]) -> dict[str, float]:
+    """NDS, mAP, frames a second, and the mean AP of the classes that lidar can tell apart."""
+    lidar_classes = [metrics[f"AP/{name}"] for name in CATEGORIES if name not in SAME_SHAPE]
+    return {
+        "NDS": metrics["NDS"],
+        "mAP": metrics["mAP"],
+        "mAP_lidar_classes": sum(lidar_classes) / len(lidar_classes),
+        "FPS": metrics["FPS"],
+    }
 
 
 @click.command()
@@ -74,9 +96,8 @@ def main(seed: int, data_root: Path, work_dir: Path) -> None:
     argv = [str(config), "--work-dir", str(report), "--cfg-options", *config_options(root, seed)]
     metrics = _timed("training and evaluation", lambda: train(argv), seconds)
     _log("scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes")
-    summary = {key: round(float(metrics[key]), 4) for key in ("NDS", "mAP", "FPS")}
-    summary |= {"report": str(report), "seed": seed, "seconds": seconds}
-    (report / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    summary = plain(summarise(metrics) | {"report": report, "seed": seed, "seconds": seconds})
+    write_json(report / "summary.json", summary)
     print(json.dumps(summary), flush=True)
 
 

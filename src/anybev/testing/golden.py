@@ -9,6 +9,7 @@ the rule in `deterministic_weights`.
 from __future__ import annotations
 
 import re
+import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _GAINS = (
     (r"^bbox_head\.prediction_heads\.\d+\.\w+\.1\.weight$", 0.4),
 )
 _KEPT = frozenset(f"view_transform.{name}" for name in ("dx", "bx", "nx", "frustum"))
-_SEEDS_TRIED = 1 << 16
+_SEEDS_TRIED = 1 << 18
 _DRAWS = 1000
 
 
@@ -97,9 +98,6 @@ class GoldenPack:
     def __init__(self, arrays: Mapping[str, np.ndarray], name: str = "pack") -> None:
         self.arrays = dict(arrays)
         self.name = name
-        for key in ("input/points_key", "input/points_repeat", "input/points_dt"):
-            if key not in self.arrays:
-                raise ValueError(f"{name}: a golden pack must hold {key}, got none")
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -112,7 +110,7 @@ class GoldenPack:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 return cls({key: archive[key] for key in archive.files}, path.name)
-        except (EOFError, AttributeError, zlib.error) as error:
+        except (EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{path}: must be a golden pack (.npz), got {error}") from error
 
     def models(self) -> list[str]:
@@ -120,9 +118,19 @@ class GoldenPack:
         roots = {key.split("/", 1)[0] for key in self.arrays}
         return sorted(roots & {"lidar_cam", "lidar_only"})
 
+    def array(self, key: str) -> np.ndarray:
+        """One member.
+
+        Raises:
+            ValueError: the pack has none of this name.
+        """
+        if key not in self.arrays:
+            raise ValueError(f"{self.name}: a golden pack must hold {key}, got none")
+        return self.arrays[key]
+
     def get(self, stage: str, field: str = "full") -> np.ndarray:
         """Member ``<stage>/<field>``."""
-        return self.arrays[f"{stage}/{field}"]
+        return self.array(f"{stage}/{field}")
 
     def has(self, stage: str, field: str = "full") -> bool:
         """Whether there is a member ``<stage>/<field>``."""
@@ -138,19 +146,23 @@ class GoldenPack:
         """Seed of the weights, recovered from the positions at which stages were sampled.
 
         Raises:
-            ValueError: no seed below 65,536 draws them.
+            ValueError: no seed below 2^18 draws them.
         """
-        stage = next(
-            key[: -len("/pos")]
-            for key in sorted(self.arrays)
-            if key.endswith("/pos") and "train." not in key and "input." not in key
-        )
+        stages = [key[: -len("/pos")] for key in sorted(self.arrays) if key.endswith("/pos")]
+        # Inputs and targets are sampled with seed 0 in every pack.
+        stages = [s for s in stages if "/train." not in s and "/input." not in s]
+        if not stages:
+            raise ValueError(
+                f"{self.name}: a sampled stage must tell the seed, got none; try --seed"
+            )
+        stage = stages[0]
         size = int(np.prod(self.get(stage, "shape")))
         sampled = set(self.get(stage, "pos").tolist())
         for seed in range(_SEEDS_TRIED):
-            drawn = _generator(stage, seed).integers(0, size, _DRAWS)
-            if int(drawn[0]) in sampled and sampled.issuperset(drawn.tolist()):
-                return seed
+            if int(_generator(stage, seed).integers(0, size)) in sampled:
+                drawn = _generator(stage, seed).integers(0, size, _DRAWS)
+                if sampled.issuperset(drawn.tolist()):
+                    return seed
         raise ValueError(f"{self.name}: seed must be below {_SEEDS_TRIED}, got none; try --seed")
 
     def inputs(self) -> PackInputs:
@@ -159,8 +171,8 @@ class GoldenPack:
         Raises:
             ValueError: the rebuilt points differ from the recorded ones.
         """
-        key, ages = self.arrays["input/points_key"], self.arrays["input/points_dt"]
-        bits = np.unpackbits(self.arrays["input/points_repeat"], count=len(key))
+        key, ages = self.array("input/points_key"), self.array("input/points_dt")
+        bits = np.unpackbits(self.array("input/points_repeat"), count=len(key))
         repeated = key[bits.astype(bool)]
         copies = [key] + [repeated] * (len(ages) - 1)
         points = np.concatenate(
@@ -170,7 +182,7 @@ class GoldenPack:
             ]
         )
         points = np.ascontiguousarray(points, np.float32)
-        checksum, recorded = zlib.crc32(points.tobytes()), int(self.arrays["input/points_crc32"][0])
+        checksum, recorded = zlib.crc32(points.tobytes()), int(self.array("input/points_crc32")[0])
         if checksum != recorded:
             raise ValueError(
                 f"{self.name}: points must have checksum {recorded}, got {checksum}; try another "
@@ -178,9 +190,9 @@ class GoldenPack:
             )
         return PackInputs(
             points_lidar_m=points,
-            gt_boxes=self.arrays["input/gt_boxes"].astype(np.float32),
-            gt_labels=self.arrays["input/gt_labels"].astype(np.int64),
-            lidar_aug_matrix=self.arrays["input/lidar_aug_matrix"],
+            gt_boxes=self.array("input/gt_boxes").astype(np.float32),
+            gt_labels=self.array("input/gt_labels").astype(np.int64),
+            lidar_aug_matrix=self.array("input/lidar_aug_matrix"),
         )
 
 

@@ -185,8 +185,8 @@ def _assignment_case(detector: BEVFusion, pack: GoldenPack, batch: Batch) -> dic
     if "assign/boxes" not in pack.arrays:
         return {}
     head, device = detector.bbox_head, batch.lidar_aug_matrix.device
-    boxes = torch.from_numpy(pack.arrays["assign/boxes"]).to(device)
-    logits = torch.from_numpy(pack.arrays["assign/cls"]).to(device).T
+    boxes = torch.from_numpy(pack.array("assign/boxes")).to(device)
+    logits = torch.from_numpy(pack.array("assign/cls")).to(device).T
     assigner, gt_boxes = head.train_cfg.assigner, batch.boxes_lidar[0]
     iou = assigner.overlaps(boxes, gt_boxes)
     labels = logits.argmax(1)
