@@ -53,7 +53,6 @@ class DataBaseSampler:
         classes: names in the order of the labels.
         points_loader: ``load_dim`` of the point files; other entries are not looked at.
         backend_args: None; files are read from disk.
-        seed: of the shuffles.
 
     Raises:
         FileNotFoundError, UnsafePickleError: the database, see ``datasets.safe_pickle``.
@@ -71,8 +70,6 @@ class DataBaseSampler:
         classes: Sequence[str],
         points_loader: Mapping[str, Any] | None = None,
         backend_args: None = None,
-        *,
-        seed: int = 0,
     ) -> None:
         check_backend("DataBaseSampler", backend_args)
         unknown = sorted(set(sample_groups) - set(classes))
@@ -86,11 +83,11 @@ class DataBaseSampler:
                 "DataBaseSampler: prepare must hold filter_by_difficulty and "
                 f"filter_by_min_points, got {rules[0]!r}"
             )
-        self.rate, self.seed = rate, seed
+        self.rate = rate
         self.load_dim = int((points_loader or {}).get("load_dim", 5))
         self.groups = [(list(classes).index(name), n) for name, n in sample_groups.items()]
         self.objects = self._load(Path(info_path), Path(data_root), list(classes), prepare)
-        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        self._orders: dict[int, tuple[tuple[int, int], np.ndarray]] = {}
 
     def _load(
         self, info_path: Path, data_root: Path, classes: list[str], prepare: Mapping[str, Any]
@@ -121,19 +118,26 @@ class DataBaseSampler:
             if missing > 0 and self.objects[label]:
                 yield label, missing
 
-    def draw(self, label: int, count: int, key: SampleKey) -> list[ObjectRecord]:
-        """``count`` objects of a class, fewer where the shuffled list ends."""
+    def draw(self, label: int, count: int, key: SampleKey, seed: int = 0) -> list[ObjectRecord]:
+        """``count`` objects of a class, fewer where the shuffled list ends.
+
+        Args:
+            label: index of the class.
+            count: how many.
+            key: epoch and place of the sample.
+            seed: of the run.
+        """
         records = self.objects[label]
         target = next(n for group, n in self.groups if group == label)
-        order = self._order(label, key.epoch)
+        order = self._order(label, seed, key.epoch)
         start = key.index * target % len(records)
         return [records[i] for i in order[start : start + count]]
 
-    def _order(self, label: int, epoch: int) -> np.ndarray:
+    def _order(self, label: int, seed: int, epoch: int) -> np.ndarray:
         held = self._orders.get(label)
-        if held is None or held[0] != epoch:
-            rng = np.random.Generator(np.random.PCG64([self.seed, epoch, label, _STREAM]))
-            held = (epoch, rng.permutation(len(self.objects[label])))
+        if held is None or held[0] != (seed, epoch):
+            rng = np.random.Generator(np.random.PCG64([seed, epoch, label, _STREAM]))
+            held = ((seed, epoch), rng.permutation(len(self.objects[label])))
             self._orders[label] = held
         return held[1]
 

@@ -88,8 +88,9 @@ class NuScenesDataset(Dataset[Sample]):
         # In shared memory: workers write, the main process reads.
         self._bad = torch.zeros(len(self.frames), dtype=torch.bool)
         self._dropped = torch.zeros(len(self.frames), dtype=torch.int64)
-        for shared in (self._bad, self._dropped):
-            shared.share_memory_()  # type: ignore[no-untyped-call]
+        shared: list[Any] = [self._bad, self._dropped]
+        for tensor in shared:
+            tensor.share_memory_()
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -127,7 +128,7 @@ class NuScenesDataset(Dataset[Sample]):
         needs_boxes = self.filter_empty_gt and not self.test_mode
         if needs_boxes and not (frame.labels >= 0).any():
             return None
-        fresh = _fresh(frame, index, key)
+        fresh = _fresh(frame, index, key, self.seed)
         try:
             sample = self.pipeline(fresh, rng)
         except (OSError, ValueError) as error:
@@ -152,7 +153,7 @@ class NuScenesDataset(Dataset[Sample]):
         self._bad[index] = True
         if not self.test_mode:
             return None
-        blank = _fresh(self.frames[index], index, key)
+        blank = _fresh(self.frames[index], index, key, self.seed)
         blank.frame = None
         return blank
 
@@ -170,12 +171,13 @@ class NuScenesDataset(Dataset[Sample]):
         return set(self.frames[index].labels.tolist()) - {-1}
 
 
-def _fresh(frame: FrameInfo, index: int, key: SampleKey) -> Sample:
+def _fresh(frame: FrameInfo, index: int, key: SampleKey, seed: int) -> Sample:
     return Sample(
         token=frame.token,
         index=index,
         lidar2ego=frame.lidar2ego.copy(),
         ego2global=frame.ego2global.copy(),
         key=key,
+        seed=seed,
         frame=frame,
     )

@@ -36,6 +36,7 @@ class Sample:
         lidar2ego, ego2global: (4, 4) float64.
         lidar_aug_matrix: (4, 4) float64, what augmentation did to the lidar frame.
         key: what the sample was asked for by.
+        seed: of the run's augmentation.
         frame: where the frame's files and annotations are; None once nothing is left to load.
         dropped_points: how many unusable points (not finite, or far out) loading left out.
     """
@@ -50,6 +51,7 @@ class Sample:
     ego2global: np.ndarray = field(default_factory=lambda: np.eye(4))
     lidar_aug_matrix: np.ndarray = field(default_factory=lambda: np.eye(4))
     key: SampleKey = field(default=SampleKey(0, 0))
+    seed: int = 0
     frame: FrameInfo | None = None
     dropped_points: int = 0
 

@@ -55,7 +55,7 @@ class ObjectSample:
         taken = sample.boxes_lidar
         records: list[ObjectRecord] = []
         for label, wanted in self.db_sampler.wanted(sample.labels):
-            candidates = self.db_sampler.draw(label, wanted, sample.key)
+            candidates = self.db_sampler.draw(label, wanted, sample.key, sample.seed)
             free = _free_of_collisions(taken, candidates)
             records += free
             taken = np.concatenate([taken, *(r.box_lidar[None] for r in free)])
