@@ -67,6 +67,8 @@ class NuScenesDataset(Dataset[Sample]):
             raise ValueError(
                 f"NuScenesDataset: on_bad_sample must be stop or skip, got {on_bad_sample!r}"
             )
+        if seed < 0:
+            raise ValueError(f"NuScenesDataset: seed must be 0 or more, got {seed}")
         self.data_root, self.classes = Path(data_root), tuple(classes)
         self.ann_file = self.data_root / ann_file
         self.test_mode, self.filter_empty_gt = test_mode, filter_empty_gt

@@ -41,7 +41,8 @@ class DetectorAdapter(BaseModel):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The detector's state dict."""
-        return self.detector.state_dict(*args, **kwargs)
+        state: dict[str, Any] = self.detector.state_dict(*args, **kwargs)
+        return state
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Fill the detector."""
