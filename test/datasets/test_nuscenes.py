@@ -202,6 +202,8 @@ def test_indices_are_checked(tiny):
 def test_wrong_arguments_are_named(tiny):
     with pytest.raises(ValueError, match="on_bad_sample must be stop or skip, got 'ignore'"):
         tiny.dataset(on_bad_sample="ignore")
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
+        tiny.dataset(seed=-1)
     with pytest.raises(FileNotFoundError, match=r"none\.pkl must be an existing file"):
         NuScenesDataset("none.pkl", tiny.root, tiny.classes, [])
     tiny.infos["data_list"] = []

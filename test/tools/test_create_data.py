@@ -43,6 +43,7 @@ def test_files_land_where_they_are_asked_for(main, tmp_path, capsys):
     root, out = tmp_path / "data", tmp_path / "out"
     write_nuscenes(root, scenes=1, val_scenes=0, seed=2, workers=1)
     common = ["nuscenes", "--root-path", str(root), "--out-dir", str(out), "--extra-tag", "x"]
+    common += ["--workers", "1"]
     main([*common, "--max-sweeps", "1"])
     written = [out / "x_infos_train.pkl", out / "x_infos_val.pkl"]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
