@@ -13,6 +13,7 @@
 namespace anybev {
 namespace {
 
+constexpr int64_t kCellsPerTask = 1 << 18;
 constexpr float kSizeLimit = 1 << 24;  // cells; above any grid, far from overflow
 
 struct Peak {
@@ -93,7 +94,8 @@ at::Tensor draw_heatmap(const at::Tensor& boxes_lidar, const at::Tensor& labels,
   at::Tensor heatmap =
       at::empty({batch_size, num_classes, nx, ny}, boxes_lidar.options().dtype(at::kFloat));
   float* out = heatmap.mutable_data_ptr<float>();
-  at::parallel_for(0, batch_size * num_classes, 1, [&](int64_t begin, int64_t end) {
+  const int64_t grain = std::max<int64_t>(1, kCellsPerTask / (nx * ny));
+  at::parallel_for(0, batch_size * num_classes, grain, [&](int64_t begin, int64_t end) {
     std::fill(out + begin * nx * ny, out + end * nx * ny, 0.0f);
     std::vector<float> quarter;
     for (const Peak& peak : peaks) {

@@ -13,7 +13,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -21,8 +20,7 @@ namespace anybev {
 namespace {
 
 constexpr uint32_t kNone = 0xFFFFFFFFu;  // outside the range; without a voxel
-constexpr uint64_t kFree = ~uint64_t{0};
-constexpr int64_t kRowsPerTask = 16384;
+constexpr int64_t kRowsPerTask = 1 << 16;
 constexpr int64_t kLookAhead = 24;  // points between a prefetch and its use
 
 // x, y and z of a cell share one 31-bit word, so packing and unpacking are shifts.
@@ -80,41 +78,40 @@ void pack_cells(const float* points, int64_t columns, int64_t count, const Grid&
   }
 }
 
-// Replaces each point's cell by its voxel (kNone without one) and returns the cells of the voxels.
-std::vector<uint32_t> number_voxels(uint32_t* cell, int64_t count, int64_t max_voxels) {
-  const auto cap = static_cast<uint64_t>(std::min(count, max_voxels));
-  const int bits = std::max(6, static_cast<int>(std::bit_width(cap)) + 1);  // at most half full
-  const uint64_t slots = uint64_t{1} << bits;
-  const auto home = [bits](uint32_t key) -> uint64_t {
-    return (key * 0x9E3779B97F4A7C15ull) >> (64 - bits);
-  };
-  const std::unique_ptr<uint64_t[]> table(new uint64_t[slots]);  // key in the high half, voxel low
-  std::fill_n(table.get(), slots, kFree);
+// Kept by each calling thread: for one sweep, the page faults of fresh memory cost as much as the
+// scan itself.
+struct Scratch {
+  std::vector<uint32_t> voxel;  // by point: first its packed cell, then its voxel
+  std::vector<uint32_t> cells;  // by voxel: its packed cell
+  std::vector<uint32_t> table;  // by hash of the cell: voxel, or kNone
+};
 
-  std::vector<uint32_t> cells;
-  cells.reserve(cap);
+// Replaces each point's cell by its voxel (kNone without one) and returns the number of voxels.
+int64_t number_voxels(Scratch& scratch, int64_t count, int64_t max_voxels) {
+  const auto cap = static_cast<uint64_t>(std::min(count, max_voxels));
+  const int bits = std::max(6, static_cast<int>(std::bit_width(cap + cap / 2)));  // 2/3 full
+  scratch.table.assign(size_t{1} << bits, kNone);
+  scratch.cells.resize(cap);
+  uint32_t* const voxel = scratch.voxel.data();
+  uint32_t* const cells = scratch.cells.data();
+  uint32_t* const table = scratch.table.data();
+  const uint32_t last_slot = (uint32_t{1} << bits) - 1;
+  const auto home = [bits](uint32_t key) { return key * 0x9E3779B1u >> (32 - bits); };
+
+  uint32_t voxels = 0;
   for (int64_t i = 0; i < count; ++i) {
-    if (i + kLookAhead < count) __builtin_prefetch(&table[home(cell[i + kLookAhead])], 1);
-    const uint32_t key = cell[i];
+    if (i + kLookAhead < count) __builtin_prefetch(&table[home(voxel[i + kLookAhead])], 1);
+    const uint32_t key = voxel[i];
     if (key == kNone) continue;
-    for (uint64_t slot = home(key);; slot = (slot + 1) & (slots - 1)) {
-      const uint64_t entry = table[slot];
-      if (entry >> 32 == key) {
-        cell[i] = static_cast<uint32_t>(entry);
-        break;
-      }
-      if (entry == kFree) {
-        cell[i] = kNone;
-        if (cells.size() < cap) {
-          cell[i] = static_cast<uint32_t>(cells.size());
-          table[slot] = uint64_t{key} << 32 | cell[i];
-          cells.push_back(key);
-        }
-        break;
-      }
+    uint32_t slot = home(key);
+    while (table[slot] != kNone && cells[table[slot]] != key) slot = (slot + 1) & last_slot;
+    if (table[slot] == kNone && voxels < cap) {
+      cells[voxels] = key;
+      table[slot] = voxels++;
     }
+    voxel[i] = table[slot];
   }
-  return cells;
+  return voxels;
 }
 
 // Adds the first max_points points of each voxel, in point order. kColumns = 0: any number.
@@ -170,16 +167,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> voxelize_hard(const at::Tensor& p
   const Grid grid(voxel_size, point_cloud_range);
   const at::Tensor points = points_lidar_m.contiguous();
   const int64_t count = points.size(0), columns = points.size(1);
-  TORCH_CHECK_VALUE(count < kNone, "voxelize_hard: points_lidar_m must have fewer than 2^32 rows");
+  TORCH_CHECK_VALUE(count < (int64_t{1} << 30),
+                    "voxelize_hard: points_lidar_m must have fewer than 2^30 rows, got ", count);
   const float* source = points.const_data_ptr<float>();
 
-  const std::unique_ptr<uint32_t[]> cell(new uint32_t[static_cast<size_t>(count)]);
+  static thread_local Scratch scratch;
+  scratch.voxel.resize(static_cast<size_t>(count));
+  uint32_t* const voxel = scratch.voxel.data();
   at::parallel_for(0, count, kRowsPerTask, [&](int64_t begin, int64_t end) {
-    pack_cells(source + begin * columns, columns, end - begin, grid, cell.get() + begin);
+    pack_cells(source + begin * columns, columns, end - begin, grid, voxel + begin);
   });
-  const std::vector<uint32_t> cells = number_voxels(cell.get(), count, max_voxels);
+  const int64_t voxels = number_voxels(scratch, count, max_voxels);
+  const uint32_t* const cells = scratch.cells.data();
 
-  const auto voxels = static_cast<int64_t>(cells.size());
   at::Tensor mean = at::zeros({voxels, columns}, points.options());
   at::Tensor coords = at::empty({voxels, 3}, points.options().dtype(at::kInt));
   at::Tensor num_points = at::zeros({voxels}, points.options().dtype(at::kInt));
@@ -188,12 +188,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> voxelize_hard(const at::Tensor& p
   int32_t* xyz = coords.mutable_data_ptr<int32_t>();
   const auto cap = static_cast<int32_t>(std::min<int64_t>(max_points, INT32_MAX));
   const auto add = columns == 5 ? add_points<5> : columns == 4 ? add_points<4> : add_points<0>;
-  add(source, columns, cell.get(), count, cap, sum, kept);
+  add(source, columns, voxel, count, cap, sum, kept);
 
   const auto divide = columns == 5 ? average<5> : columns == 4 ? average<4> : average<0>;
   at::parallel_for(0, voxels, kRowsPerTask, [&](int64_t begin, int64_t end) {
     divide(sum, columns, kept, begin, end);
-    unpack_cells(cells.data(), grid, begin, end, xyz);
+    unpack_cells(cells, grid, begin, end, xyz);
   });
   return {mean, coords, num_points};
 }
