@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anybev.datasets.infos import load_infos
-from anybev.reporting.tables import metrics_table
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
+from anybev.datasets.infos import load_infos
 from anybev.datasets.sample import Detections
 from anybev.engine.registry import METRICS
 from anybev.evaluation.nuscenes import evaluate_nuscenes
+from anybev.reporting.tables import metrics_table
 
 
 @METRICS.register_module()

@@ -1,7 +1,7 @@
 """mmengine's Runner with AnyBEV's checkpoints and data loaders."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,15 @@ from anybev.engine.registry import RUNNERS
 def collate_batch(samples: Sequence[Sample]) -> dict[str, Batch]:
     """Samples to what the detector adapter takes."""
     return {"batch": collate(samples)}
+
+
+def seeded(dataset: Any, seed: int) -> Any:
+    """A data set's config whose innermost data set augments by ``seed``, unless it names one."""
+    if not isinstance(dataset, Mapping):
+        return dataset
+    if "dataset" in dataset:
+        return {**dataset, "dataset": seeded(dataset["dataset"], seed)}
+    return {"seed": seed, **dataset}
 
 
 def rng_state() -> dict[str, Any]:
@@ -73,7 +82,8 @@ class Runner(MMEngineRunner):
     ) -> DataLoader:
         """As mmengine's, collating to ``{"batch": Batch}``, with its own generator of seeds."""
         if isinstance(dataloader, dict):
-            dataloader = {"collate_fn": collate_batch, **dataloader}
+            dataset = seeded(dataloader["dataset"], seed or 0)
+            dataloader = {"collate_fn": collate_batch, **dataloader, "dataset": dataset}
         loader: DataLoader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         loader.generator = torch.Generator().manual_seed(seed or 0)
         return loader
