@@ -94,6 +94,7 @@ _CONTRACT = Contract(
     fake=_fake,
 )
 _CONTRACT.register_no_gradient()
+_CONTRACT.register_autocast(torch.float32)
 
 
 def box_iou_rotated(

@@ -103,6 +103,42 @@ _CONTRACT = Contract(
     fake=_fake,
 )
 _CONTRACT.register_no_gradient()
+_CONTRACT.register_autocast(torch.float32)
+
+
+def _check_boxes(boxes_lidar: Tensor, labels: Tensor, sample_index: Tensor) -> None:
+    check_floating("draw_heatmap", "boxes_lidar", boxes_lidar)
+    check_min_columns("draw_heatmap", "boxes_lidar", boxes_lidar, 7, rows="G")
+    for name, value in (("labels", labels), ("sample_index", sample_index)):
+        check_dtype("draw_heatmap", name, value, torch.int64)
+        check_length("draw_heatmap", name, value, boxes_lidar.shape[0])
+        check_same_device("draw_heatmap", name, value, boxes_lidar.device)
+
+
+def _check_setting(
+    batch_size: int,
+    num_classes: int,
+    grid: Sequence[int],
+    cell_size_m: Sequence[float],
+    origin_m: Sequence[float],
+    overlap: float,
+    min_radius: int,
+) -> None:
+    for name, pair in (("grid", grid), ("cell_size_m", cell_size_m)):
+        if len(pair) != 2 or not all(v > 0 for v in pair):
+            raise ValueError(f"draw_heatmap: {name} must be 2 positive numbers, got {list(pair)}")
+    if len(origin_m) != 2:
+        raise ValueError(f"draw_heatmap: origin_m must be 2 numbers, got {list(origin_m)}")
+    if batch_size < 1 or num_classes < 1:
+        raise ValueError(
+            "draw_heatmap: batch_size and num_classes must be at least 1, got "
+            f"{batch_size} and {num_classes}"
+        )
+    if not 0 < overlap < 1 or min_radius < 0:
+        raise ValueError(
+            "draw_heatmap: overlap must be in (0, 1) and min_radius at least 0, got "
+            f"{overlap} and {min_radius}"
+        )
 
 
 def draw_heatmap(
@@ -148,27 +184,8 @@ def draw_heatmap(
 
     Source: heatmap targets of CenterPoint and TransFusion.
     """
-    check_floating("draw_heatmap", "boxes_lidar", boxes_lidar)
-    check_min_columns("draw_heatmap", "boxes_lidar", boxes_lidar, 7, rows="G")
-    for name, value in (("labels", labels), ("sample_index", sample_index)):
-        check_dtype("draw_heatmap", name, value, torch.int64)
-        check_length("draw_heatmap", name, value, boxes_lidar.shape[0])
-        check_same_device("draw_heatmap", name, value, boxes_lidar.device)
-    for name, pair in (("grid", grid), ("cell_size_m", cell_size_m)):
-        if len(pair) != 2 or not all(v > 0 for v in pair):
-            raise ValueError(f"draw_heatmap: {name} must be 2 positive numbers, got {list(pair)}")
-    if len(origin_m) != 2:
-        raise ValueError(f"draw_heatmap: origin_m must be 2 numbers, got {list(origin_m)}")
-    if batch_size < 1 or num_classes < 1:
-        raise ValueError(
-            "draw_heatmap: batch_size and num_classes must be at least 1, got "
-            f"{batch_size} and {num_classes}"
-        )
-    if not 0 < overlap < 1 or min_radius < 0:
-        raise ValueError(
-            "draw_heatmap: overlap must be in (0, 1) and min_radius at least 0, got "
-            f"{overlap} and {min_radius}"
-        )
+    _check_boxes(boxes_lidar, labels, sample_index)
+    _check_setting(batch_size, num_classes, grid, cell_size_m, origin_m, overlap, min_radius)
     heatmap: Tensor = _CONTRACT(
         boxes_lidar.float(),
         labels,

@@ -40,6 +40,7 @@ _CONTRACT = Contract(
     fake=_fake,
 )
 _CONTRACT.register_no_gradient()
+_CONTRACT.register_autocast(torch.float32)
 
 
 def nms_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:

@@ -53,6 +53,7 @@ _CONTRACT = Contract(
     fake=_fake,
 )
 _CONTRACT.register_no_gradient()
+_CONTRACT.register_autocast(torch.float32)
 
 
 def points_in_boxes(points_lidar_m: Tensor, boxes_lidar: Tensor) -> Tensor:

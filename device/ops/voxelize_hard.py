@@ -78,6 +78,7 @@ _CONTRACT = Contract(
     fake=_fake,
 )
 _CONTRACT.register_no_gradient()
+_CONTRACT.register_autocast(torch.float32)
 
 
 def _check_grid(voxel_size: Sequence[float], point_cloud_range: Sequence[float]) -> None:

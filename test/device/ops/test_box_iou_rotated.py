@@ -218,6 +218,13 @@ def test_threads_do_not_change_a_bit(set_threads: Callable[[int], None]) -> None
     assert torch.equal(*results)
 
 
+def test_autocast_changes_nothing(implementation: str) -> None:
+    boxes = random_boxes(10, torch.float32)
+    expected = box_iou_rotated(boxes, boxes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(box_iou_rotated(boxes, boxes), expected)
+
+
 def test_no_gradient(implementation: str) -> None:
     boxes = random_boxes(5).requires_grad_()
     assert not box_iou_rotated(boxes, boxes).requires_grad

@@ -150,6 +150,12 @@ def test_threads_do_not_change_a_bit(set_threads: Callable[[int], None]) -> None
     assert torch.equal(*results)
 
 
+def test_autocast_changes_nothing(implementation: str) -> None:
+    expected = draw_heatmap(*scene(20), **SETTING)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(draw_heatmap(*scene(20), **SETTING), expected)
+
+
 def test_no_gradient(implementation: str) -> None:
     boxes, labels, samples = scene(20)
     assert not draw_heatmap(boxes.requires_grad_(), labels, samples, **SETTING).requires_grad

@@ -94,6 +94,13 @@ def test_threads_do_not_change_the_choice(set_threads: Callable[[int], None]) ->
     assert torch.equal(*results)
 
 
+def test_autocast_changes_nothing(implementation: str) -> None:
+    boxes, scores = scene(100)
+    expected = nms_rotated(boxes, scores, 0.2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(nms_rotated(boxes, scores, 0.2), expected)
+
+
 def test_no_gradient(implementation: str) -> None:
     boxes, scores = scene(5)
     assert not nms_rotated(boxes.requires_grad_(), scores.requires_grad_(), 0.2).requires_grad

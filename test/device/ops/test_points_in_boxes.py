@@ -115,6 +115,13 @@ def test_threads_do_not_change_the_answer(set_threads: Callable[[int], None]) ->
     assert torch.equal(*results)
 
 
+def test_autocast_changes_nothing(implementation: str) -> None:
+    inputs = scene(100, 9)
+    expected = points_in_boxes(*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(points_in_boxes(*inputs), expected)
+
+
 def test_no_gradient(implementation: str) -> None:
     points, boxes = scene(5, 3)
     assert not points_in_boxes(points.requires_grad_(), boxes.requires_grad_()).requires_grad

@@ -183,6 +183,13 @@ def test_threads_do_not_change_a_bit(set_threads: Callable[[int], None]) -> None
     assert_same(*results)
 
 
+def test_autocast_changes_nothing(implementation: str) -> None:
+    arguments = (cloud(50), SMALL_VOXEL, SMALL_RANGE, 3, 1000)
+    expected = voxelize_hard(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_same(voxelize_hard(*arguments), expected)
+
+
 def test_no_gradient(implementation: str) -> None:
     points = cloud(50).requires_grad_()
     outputs = voxelize_hard(points, SMALL_VOXEL, SMALL_RANGE, 3, 1000)
@@ -239,3 +246,15 @@ def test_refuses(change: dict, message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         voxelize_hard(**{**arguments, **change})
+
+
+def test_kernel_refuses_what_the_wrapper_would_have() -> None:
+    if _CONTRACT.implementation("cpu") != "native":
+        pytest.skip("no compiled voxelize_hard in this installation")
+    kernel, points = torch.ops.anybev.voxelize_hard, torch.zeros(3, 5)
+    with pytest.raises(TypeError, match="points_lidar_m must be float32, got"):
+        kernel(points.double(), list(VOXEL), list(RANGE), 10, 10)
+    with pytest.raises(ValueError, match="grid is out of range"):
+        kernel(points, [1e-9] * 3, list(RANGE), 10, 10)
+    with pytest.raises(ValueError, match="grid has too many cells"):
+        kernel(points, [1e-3] * 3, list(RANGE), 10, 10)
