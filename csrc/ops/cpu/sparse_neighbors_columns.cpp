@@ -36,12 +36,6 @@ uint64_t reached_cells(uint64_t cells, const ConvGeometry& g, int64_t depth) {
   return every_nth_bit(moved, g.stride[2]) & inside;
 }
 
-template <class T, class Owner>
-void allocate(Owner& owner, int64_t count) {
-  owner.reset(static_cast<T*>(std::calloc(static_cast<size_t>(count), sizeof(T))));
-  if (!owner) throw std::bad_alloc();
-}
-
 }  // namespace
 
 Span reaching(int64_t i, int axis, const ConvGeometry& g, int64_t size) {
@@ -58,30 +52,34 @@ Shape3 output_shape(const Shape3& shape, const ConvGeometry& g) {
   return {size(shape.x, 0), size(shape.y, 1), size(shape.z, 2)};
 }
 
-void ColumnIndex::resize(int64_t x, int64_t y, int64_t pad_x, int64_t pad_y) {
-  size_x_ = x;
-  pitch_ = y + 2 * pad_y;
-  words_ = (y + 63) / 64;
+void ColumnIndex::resize(const Shape3& shape, int64_t pad_x, int64_t pad_y) {
+  size_x_ = shape.x;
+  depth_ = static_cast<int32_t>(shape.z);
+  pad_y_ = pad_y;
+  pitch_ = shape.y + 2 * pad_y;
+  in_use_pitch_ = (shape.y + 63) / 64;
   origin_ = pad_x * pitch_ + pad_y;
-  in_use_.assign(static_cast<size_t>(x * words_), 0);
-  const int64_t needed = (x + 2 * pad_x) * pitch_;
+  in_use_.resize(static_cast<size_t>(size_x_ * in_use_pitch_), 0);
+  const int64_t needed = (size_x_ + 2 * pad_x) * pitch_;
   if (needed <= capacity_) return;
   capacity_ = 0;
-  allocate<uint64_t>(mask_, needed);
-  allocate<int32_t>(base_, needed);
+  words_.reset(static_cast<uint64_t*>(std::calloc(static_cast<size_t>(needed), sizeof(uint64_t))));
+  if (!words_) throw std::bad_alloc();
   capacity_ = needed;
 }
 
 void ColumnIndex::append(int32_t x, int32_t y, uint64_t cells) {
-  const int64_t at = origin_ + x * pitch_ + y;
-  mask_[at] = cells;
-  base_[at] = next_rank_;
-  columns_.push_back({x, y, next_rank_, cells});
-  next_rank_ += std::popcount(cells);
+  words_[origin_ + x * pitch_ + y] = cells | static_cast<uint64_t>(cell_count_) << depth_;
+  columns_.push_back({x, y, cells});
+  cell_count_ += count_bits(cells);
 }
 
-void ColumnIndex::insert_ascending(const int32_t* coords, int64_t rows, int32_t first_rank) {
-  next_rank_ = first_rank;
+int32_t ColumnIndex::rank(int32_t x, int32_t y, int32_t z) const {
+  const uint64_t word = words_[origin_ + x * pitch_ + y];
+  return static_cast<int32_t>(word >> depth_) + count_bits(word & ((uint64_t{1} << z) - 1));
+}
+
+void ColumnIndex::insert_ascending(const int32_t* coords, int64_t rows) {
   for (int64_t i = 0; i < rows;) {
     const int32_t x = coords[4 * i + 1], y = coords[4 * i + 2];
     uint64_t cells = 0;
@@ -90,42 +88,44 @@ void ColumnIndex::insert_ascending(const int32_t* coords, int64_t rows, int32_t 
     }
     append(x, y, cells);
   }
-  cell_count_ = next_rank_ - first_rank;
 }
 
-void ColumnIndex::insert(const int32_t* coords, int64_t rows, int32_t first_rank) {
+void ColumnIndex::insert(const int32_t* coords, int64_t rows) {
   for (const int32_t* site = coords; site < coords + 4 * rows; site += 4) {
     mark(site[1], site[2], uint64_t{1} << site[3]);
   }
-  collect(first_rank);
+  collect();
 }
 
 void ColumnIndex::insert_reached(const ColumnIndex& from, const ConvGeometry& geometry,
-                                 const Shape3& shape, int32_t first_rank) {
-  for (const Column& column : from.columns_) {
+                                 const Shape3& shape) {
+  // A table, because a division a column would cost as much as the rest.
+  const int64_t from_y = from.pitch_ - 2 * from.pad_y_;
+  std::vector<Span> along_y(static_cast<size_t>(from_y));
+  for (int64_t y = 0; y < from_y; ++y) along_y[y] = reaching(y, 1, geometry, shape.y);
+  Span xs{};
+  for (int32_t last_x = -1; const Column& column : from.columns_) {
     const uint64_t cells = reached_cells(column.cells, geometry, shape.z);
     if (!cells) continue;
-    const Span xs = reaching(column.x, 0, geometry, shape.x);
-    const Span ys = reaching(column.y, 1, geometry, shape.y);
+    if (column.x != last_x) xs = reaching(last_x = column.x, 0, geometry, shape.x);
+    const Span ys = along_y[column.y];
     for (int64_t x = xs.first; x <= xs.last; ++x) {
       for (int64_t y = ys.first; y <= ys.last; ++y) mark(x, y, cells);
     }
   }
-  collect(first_rank);
+  collect();
 }
 
-void ColumnIndex::collect(int32_t first_rank) {
-  next_rank_ = first_rank;
+void ColumnIndex::collect() {
   for (int64_t x = 0; x < size_x_; ++x) {
-    for (int64_t word = 0; word < words_; ++word) {
-      uint64_t& left = in_use_[x * words_ + word];
+    for (int64_t word = 0; word < in_use_pitch_; ++word) {
+      uint64_t& left = in_use_[x * in_use_pitch_ + word];
       for (; left; left &= left - 1) {
         const int64_t y = word * 64 + std::countr_zero(left);
-        append(static_cast<int32_t>(x), static_cast<int32_t>(y), mask_[origin_ + x * pitch_ + y]);
+        append(static_cast<int32_t>(x), static_cast<int32_t>(y), words_[origin_ + x * pitch_ + y]);
       }
     }
   }
-  cell_count_ = next_rank_ - first_rank;
 }
 
 void ColumnIndex::write_cells(int32_t sample, int32_t* coords) const {
@@ -140,7 +140,7 @@ void ColumnIndex::write_cells(int32_t sample, int32_t* coords) const {
 }
 
 void ColumnIndex::clear() {
-  for (const Column& column : columns_) mask_[origin_ + column.x * pitch_ + column.y] = 0;
+  for (const Column& column : columns_) words_[origin_ + column.x * pitch_ + column.y] = 0;
   columns_.clear();
   cell_count_ = 0;
 }

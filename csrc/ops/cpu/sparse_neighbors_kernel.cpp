@@ -15,69 +15,25 @@
 #include "ops/cpu/sparse_neighbors_columns.h"
 #include "ops/cpu/sparse_neighbors_keys.h"
 #include "ops/cpu/sparse_neighbors_lists.h"
+#include "ops/cpu/sparse_neighbors_pyramid.h"
 
 namespace anybev::sparse_neighbors {
 namespace {
 
-constexpr int64_t kPacked = 10;  // integers a layer, as PlanSpec.pack
 constexpr int64_t kTilesPerTask = 8;
-
-struct Layer {
-  ConvGeometry geometry;
-  size_t level;  // whose sites it reads; a strided layer makes those of level + 1
-};
-
-struct Level {
-  Shape3 shape;
-  int64_t pad_x = 0, pad_y = 0;  // how far its readers leave the grid
-};
-
-struct Pyramid {
-  int64_t batch;
-  std::vector<Layer> layers;
-  std::vector<Level> levels;
-
-  Pyramid(at::IntArrayRef shape, int64_t batch_size, at::IntArrayRef specs) : batch(batch_size) {
-    TORCH_CHECK_VALUE(shape.size() == 3 && specs.size() % kPacked == 0,
-                      "sparse_neighbors: specs must hold ", kPacked, " integers a layer, got ",
-                      specs.size());
-    levels.push_back({{shape[0], shape[1], shape[2]}});
-    for (size_t at = 0; at < specs.size(); at += kPacked) {
-      Layer layer{{specs[at] != 0, {}, {}, {}}, levels.size() - 1};
-      ConvGeometry& g = layer.geometry;
-      for (int axis = 0; axis < 3; ++axis) {
-        g.kernel[axis] = static_cast<int32_t>(specs[at + 1 + axis]);
-        g.stride[axis] = static_cast<int32_t>(specs[at + 4 + axis]);
-        g.padding[axis] = static_cast<int32_t>(specs[at + 7 + axis]);
-      }
-      Level& level = levels.back();
-      level.pad_x = std::max<int64_t>(level.pad_x, g.padding[0]);
-      level.pad_y = std::max<int64_t>(level.pad_y, g.padding[1]);
-      const Shape3 out = output_shape(level.shape, g);
-      if (!g.subm) levels.push_back({out});
-      layers.push_back(layer);
-    }
-  }
-
-  // Whether column words hold every level; padding moves cells up before outputs are cut off.
-  bool fits_columns() const {
-    for (const Layer& layer : layers) {
-      const Level& level = levels[layer.level];
-      const bool deep = level.shape.z + 2 * layer.geometry.padding[2] > ColumnIndex::kMaxDepth;
-      if (deep || layer.geometry.kernel[2] > 32) return false;
-    }
-    for (const Level& level : levels) {
-      const int64_t x = level.shape.x + 2 * level.pad_x, y = level.shape.y + 2 * level.pad_y;
-      if (level.shape.z > ColumnIndex::kMaxDepth || x > ColumnIndex::kMaxColumns / y) return false;
-    }
-    return true;
-  }
-};
 
 // What one pass over the input rows tells.
 struct RowOrder {
   bool ascending = true, by_sample = true;
   std::vector<int64_t> sample_start;  // batch + 1; valid when by_sample
+
+  int64_t largest_sample() const {
+    int64_t rows = 0;
+    for (size_t b = 1; b < sample_start.size(); ++b) {
+      rows = std::max(rows, sample_start[b] - sample_start[b - 1]);
+    }
+    return rows;
+  }
 };
 
 RowOrder check_rows(const int32_t* coords, int64_t rows, const Pyramid& pyramid) {
@@ -181,7 +137,7 @@ void number_rows(const int32_t* coords, int64_t begin, int64_t end, const Column
   std::fill(row_of_rank + begin, row_of_rank + end, -1);
   for (int64_t row = begin; row < end; ++row) {
     const int32_t* site = coords + 4 * row;
-    int32_t& slot = row_of_rank[index.rank(site[1], site[2], site[3])];
+    int32_t& slot = row_of_rank[begin + index.rank(site[1], site[2], site[3])];
     if (slot >= 0) fail_duplicate(site);
     slot = static_cast<int32_t>(row);
   }
@@ -195,7 +151,7 @@ std::vector<at::Tensor> plans_by_columns(const int32_t* coords, const Pyramid& p
   std::vector<const int32_t*> sites(level_count, coords);
   for (size_t i = 0; i < level_count; ++i) {
     const Level& level = pyramid.levels[i];
-    at_grown(scratch->indices, i).resize(level.shape.x, level.shape.y, level.pad_x, level.pad_y);
+    at_grown(scratch->indices, i).resize(level.shape, level.pad_x, level.pad_y);
   }
   int32_t* row_of_rank =
       order.ascending ? nullptr : scratch->row_of_rank.grow(order.sample_start.back());
@@ -205,11 +161,10 @@ std::vector<at::Tensor> plans_by_columns(const int32_t* coords, const Pyramid& p
     before[0] = rows[0];
     rows[0] = order.sample_start[b + 1];
     const int32_t* own = coords + 4 * before[0];
-    const auto first_rank = static_cast<int32_t>(before[0]);
     if (order.ascending) {
-      input.insert_ascending(own, rows[0] - before[0], first_rank);
+      input.insert_ascending(own, rows[0] - before[0]);
     } else {
-      input.insert(own, rows[0] - before[0], first_rank);
+      input.insert(own, rows[0] - before[0]);
       number_rows(coords, before[0], rows[0], input, row_of_rank);
     }
     for (size_t i = 0; i < pyramid.layers.size(); ++i) {
@@ -220,7 +175,7 @@ std::vector<at::Tensor> plans_by_columns(const int32_t* coords, const Pyramid& p
       if (!g.subm) {
         ColumnIndex& made = *scratch->indices[out];
         before[out] = rows[out];
-        made.insert_reached(cells, g, pyramid.levels[out].shape, static_cast<int32_t>(rows[out]));
+        made.insert_reached(cells, g, pyramid.levels[out].shape);
         rows[out] += made.cell_count();
         int32_t* all = at_grown(scratch->coords, out).grow(4 * rows[out]);
         made.write_cells(static_cast<int32_t>(b), all + 4 * before[out]);
@@ -229,7 +184,7 @@ std::vector<at::Tensor> plans_by_columns(const int32_t* coords, const Pyramid& p
       // One sample: a plan is emitted before the next one starts, so they share memory.
       WindowBuffer& buffer = at_grown(scratch->windows, pyramid.batch == 1 ? 0 : i);
       const Windows windows = buffer.grow(g, rows[out]);
-      const ColumnView view = cells.view();
+      const ColumnView view = cells.view(static_cast<int32_t>(before[layer.level]));
       for_each_tile(before[out], rows[out], [&](int64_t begin, int64_t end) {
         neighbor_kernels().find_windows(view, g, sites[out], begin, end, windows);
       });
@@ -277,7 +232,8 @@ std::vector<at::Tensor> plans(const at::Tensor& coords, at::IntArrayRef spatial_
   const at::Tensor rows = coords.contiguous();
   const int32_t* sites = rows.const_data_ptr<int32_t>();
   const RowOrder order = check_rows(sites, rows.size(0), pyramid);
-  if (order.by_sample && pyramid.fits_columns()) return plans_by_columns(sites, pyramid, order);
+  if (order.by_sample && pyramid.fits_columns(order.largest_sample()))
+    return plans_by_columns(sites, pyramid, order);
   return plans_by_keys(sites, rows.size(0), pyramid);
 }
 

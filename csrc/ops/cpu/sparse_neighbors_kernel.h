@@ -10,6 +10,14 @@ constexpr int kTile = 128;  // rows of one tile, as TILE in device/ops/_sparse_s
 constexpr int kGroup = 16;  // rows that one presence word covers
 constexpr int kGroups = kTile / kGroup;
 
+// Ones in a word, for code that must run without the popcnt instruction.
+inline int32_t count_bits(uint64_t v) {
+  v -= v >> 1 & 0x5555555555555555u;
+  v = (v & 0x3333333333333333u) + (v >> 2 & 0x3333333333333333u);
+  v = (v + (v >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
+  return static_cast<int32_t>(v * 0x0101010101010101u >> 56);
+}
+
 // Geometry of one convolution, axes x, y, z.
 struct ConvGeometry {
   bool subm;
@@ -19,13 +27,17 @@ struct ConvGeometry {
   int offsets() const { return kernel[0] * kernel[1] * kernel[2]; }
 };
 
-// The occupied cells of one sample as readers see them. A column (x, y) is one word, bit z set when
-// the cell is occupied; `base` is the rank of the column's lowest cell. Both point at column (0, 0)
-// and may be read as far outside the grid as any kernel reaches: empty words lie there.
+// The occupied cells of one sample as readers see them. A column (x, y) is one word: bit z of its
+// low `depth` bits is set when the cell is occupied, the bits above hold the rank of its lowest
+// cell in the sample. `words` points at column (0, 0) and may be read as far outside the grid as
+// any kernel reaches: zeros lie there.
 struct ColumnView {
-  const uint64_t* mask;
-  const int32_t* base;
+  const uint64_t* words;
   int64_t pitch;
+  int32_t depth;
+  int32_t first_rank;  // of the sample
+
+  uint64_t cell_bits() const { return (uint64_t{1} << depth) - 1; }
 };
 
 // The neighbours of every row of a plan, before they become pair lists. A row meets a window of

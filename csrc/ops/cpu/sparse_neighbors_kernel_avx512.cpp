@@ -43,22 +43,32 @@ inline __m512i narrow(__m512i low, __m512i high) {
                             _mm512_cvtepi64_epi32(high), 1);
 }
 
-// Where the windows of eight rows start, in the three forms that the words need.
-struct Start {
-  __m512i up, down, below;
+// Eight rows in a column: the cells of their windows, and the rank at which these start.
+struct Found {
+  __m512i window, rank;
+};
 
-  explicit Start(__m512i z) {
+// Where the windows of eight rows start, in the forms that the words need.
+class Start {
+ public:
+  Start(__m512i z, const ColumnView& cells)
+      : cell_bits_(_mm512_set1_epi64(static_cast<int64_t>(cells.cell_bits()))),
+        depth_(_mm512_set1_epi64(cells.depth)) {
     const __m512i zero = _mm512_setzero_si512();
-    up = _mm512_max_epi64(z, zero);
-    down = _mm512_max_epi64(_mm512_sub_epi64(zero, z), zero);
+    up_ = _mm512_max_epi64(z, zero);
+    down_ = _mm512_max_epi64(_mm512_sub_epi64(zero, z), zero);
     // Variable shifts by 64 and more give zero, so every z is right.
-    below =
-        _mm512_andnot_si512(_mm512_sllv_epi64(_mm512_set1_epi64(-1), up), _mm512_set1_epi64(-1));
+    below_ = _mm512_andnot_si512(_mm512_sllv_epi64(_mm512_set1_epi64(-1), up_), cell_bits_);
   }
-  __m512i window(__m512i mask) const {
-    return _mm512_sllv_epi64(_mm512_srlv_epi64(mask, up), down);
+  Found find(__m512i word) const {
+    const __m512i cells = _mm512_and_si512(word, cell_bits_);
+    const __m512i count = _mm512_popcnt_epi64(_mm512_and_si512(word, below_));
+    return {_mm512_sllv_epi64(_mm512_srlv_epi64(cells, up_), down_),
+            _mm512_add_epi64(_mm512_srlv_epi64(word, depth_), count)};
   }
-  __m512i count(__m512i mask) const { return _mm512_popcnt_epi64(_mm512_and_si512(mask, below)); }
+
+ private:
+  __m512i cell_bits_, depth_, up_, down_, below_;
 };
 
 void find_group(const ColumnView& cells, const ConvGeometry& g, const int32_t* coords,
@@ -72,33 +82,30 @@ void find_group(const ColumnView& cells, const ConvGeometry& g, const int32_t* c
   const __m512i x = origin(site.x, g.stride[0], g.padding[0]);
   const __m512i corner =
       _mm512_add_epi32(_mm512_mullo_epi32(x, pitch), origin(site.y, g.stride[1], g.padding[1]));
+  const __m256i corner_low = _mm512_castsi512_si256(corner);
+  const __m256i corner_high = _mm512_extracti64x4_epi64(corner, 1);
   const __m512i z = origin(site.z, g.stride[2], g.padding[2]);
-  const Start low(widen(z, 0)), high(widen(z, 1));
-  const __m512i zero = _mm512_setzero_si512();
+  const Start low(widen(z, 0), cells), high(widen(z, 1), cells);
+  const __m512i zero = _mm512_setzero_si512(), first_rank = _mm512_set1_epi32(cells.first_rank);
   // The first lane of a group starts its presence words; a later start adds to them.
   const uint16_t keep = lanes & 1 ? 0 : 0xFFFF;
-  const auto lanes_low = static_cast<__mmask8>(lanes),
-             lanes_high = static_cast<__mmask8>(lanes >> 8);
-  for (int column = 0; column < windows.columns; ++column) {
-    const int64_t step = column / g.kernel[1] * cells.pitch + column % g.kernel[1];
-    const uint64_t* words = cells.mask + step;
-    const __m512i m0 =
-        _mm512_mask_i32gather_epi64(zero, lanes_low, _mm512_castsi512_si256(corner), words, 8);
-    const __m512i m1 = _mm512_mask_i32gather_epi64(zero, lanes_high,
-                                                   _mm512_extracti64x4_epi64(corner, 1), words, 8);
-    const __m512i window = narrow(low.window(m0), high.window(m1));
-    const auto occupied = static_cast<__mmask16>(_mm512_test_epi64_mask(m0, m0) |
-                                                 _mm512_test_epi64_mask(m1, m1) << 8);
-    if (occupied) {
-      const __m512i base =
-          _mm512_mask_i32gather_epi32(zero, occupied, corner, cells.base + step, 4);
-      const __m512i rank = _mm512_add_epi32(base, narrow(low.count(m0), high.count(m1)));
-      _mm512_mask_storeu_epi32(windows.first_of(tile, column) + group * kGroup, lanes, rank);
-    }
-    uint16_t* present = windows.present_of(tile, column * windows.taps) + group;
-    for (int tap = 0; tap < windows.taps; ++tap, present += kGroups) {
-      const __mmask16 bits = _mm512_test_epi32_mask(window, _mm512_set1_epi32(1u << tap));
-      *present = static_cast<uint16_t>((*present & keep) | bits);
+  const auto lanes_low = static_cast<__mmask8>(lanes);
+  const auto lanes_high = static_cast<__mmask8>(lanes >> 8);
+  int32_t* first = windows.first_of(tile, 0) + group * kGroup;
+  uint16_t* present = windows.present_of(tile, 0) + group;
+  for (int kx = 0; kx < g.kernel[0]; ++kx) {
+    for (int ky = 0; ky < g.kernel[1]; ++ky, first += kTile) {
+      const uint64_t* words = cells.words + kx * cells.pitch + ky;
+      const Found a = low.find(_mm512_mask_i32gather_epi64(zero, lanes_low, corner_low, words, 8));
+      const Found b =
+          high.find(_mm512_mask_i32gather_epi64(zero, lanes_high, corner_high, words, 8));
+      const __m512i rank = _mm512_add_epi32(first_rank, narrow(a.rank, b.rank));
+      _mm512_mask_storeu_epi32(first, lanes, rank);
+      const __m512i window = narrow(a.window, b.window);
+      for (int tap = 0; tap < windows.taps; ++tap, present += kGroups) {
+        const __mmask16 bits = _mm512_test_epi32_mask(window, _mm512_set1_epi32(1u << tap));
+        *present = static_cast<uint16_t>((*present & keep) | bits);
+      }
     }
   }
 }
@@ -128,6 +135,7 @@ void emit_pairs(const Windows& windows, int64_t tile, const int32_t* list_start,
       const int offset = column * windows.taps + tap;
       const uint16_t* present = windows.present_of(tile, offset);
       int64_t out = list_start[offset];
+      if (list_start[offset + 1] == out) continue;
       for (int group = 0; group < kGroups; ++group) {
         const __mmask16 bits = present[group];
         if (!bits) continue;

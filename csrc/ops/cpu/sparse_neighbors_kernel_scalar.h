@@ -34,10 +34,12 @@ void find_windows_scalar(const ColumnView& cells, const ConvGeometry& geometry,
     // The first row of a group starts its presence words; a later one adds its bit.
     const uint16_t keep = lane == 0 ? 0 : 0xFFFF;
     for (int column = 0; column < windows.columns; ++column) {
-      const int64_t at =
-          (x + column / geometry.kernel[1]) * cells.pitch + y + column % geometry.kernel[1];
-      const uint64_t mask = cells.mask[at], window = window_at(mask, z);
-      windows.first_of(tile, column)[row] = cells.base[at] + __builtin_popcountll(mask & below);
+      const uint64_t word = cells.words[(x + column / geometry.kernel[1]) * cells.pitch + y +
+                                        column % geometry.kernel[1]];
+      const uint64_t mask = word & cells.cell_bits(), window = window_at(mask, z);
+      windows.first_of(tile, column)[row] = cells.first_rank +
+                                            static_cast<int32_t>(word >> cells.depth) +
+                                            __builtin_popcountll(mask & below);
       uint16_t* present = windows.present_of(tile, column * taps) + group;
       for (int tap = 0; tap < taps; ++tap) {
         const uint16_t bit = static_cast<uint16_t>((window >> tap & 1) << lane);

@@ -5,7 +5,7 @@
 #include <ATen/ops/full.h>
 #include <torch/library.h>
 
-#include <bit>
+#include <cstring>
 #include <limits>
 #include <tuple>
 
@@ -39,8 +39,10 @@ std::vector<at::Tensor> emit_lists(const Windows& windows, int64_t rows,
   int64_t pairs = 0;
   for (int64_t list = 0; list < lists; ++list) {
     start[list] = static_cast<int32_t>(pairs);
-    const uint16_t* present = windows.present + list * kGroups;
-    for (int group = 0; group < kGroups; ++group) pairs += std::popcount(present[group]);
+    uint64_t present[2];
+    static_assert(sizeof present == kGroups * sizeof(uint16_t));
+    std::memcpy(present, windows.present + list * kGroups, sizeof present);
+    pairs += count_bits(present[0]) + count_bits(present[1]);
     TORCH_CHECK_VALUE(pairs <= std::numeric_limits<int32_t>::max(),
                       "sparse_neighbors: pairs of a plan must be fewer than 2^31, got more; try a "
                       "smaller batch");
