@@ -1,0 +1,115 @@
+"""The house: links, guards, one file per operator in every tree, silent imports."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import anybev
+from anybev import envs
+from anybev.device.report import operator_table
+
+ROOT = Path(anybev.__file__).resolve().parents[2]
+STAGES = [
+    "benchmark",
+    "configs",
+    "datasets",
+    "device",
+    "engine",
+    "evaluation",
+    "models",
+    "patches",
+    "reporting",
+]
+GUARDED = [stage for stage in STAGES if stage != "configs"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_is_a_link_to_the_top_level_folder(stage: str) -> None:
+    link = ROOT / "src" / "anybev" / stage
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / stage
+
+
+@pytest.mark.parametrize("stage", GUARDED)
+def test_bare_import_of_a_stage_raises(stage: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {stage}"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert f"import anybev.{stage}" in result.stderr
+
+
+def test_no_stage_was_imported_under_its_bare_name() -> None:
+    ours = {stage: sys.modules[stage] for stage in GUARDED if stage in sys.modules}
+    assert not [s for s, m in ours.items() if str(ROOT) in str(getattr(m, "__file__", ""))]
+
+
+def test_import_is_silent_and_touches_no_device() -> None:
+    code = (
+        "import anybev, anybev.cli, anybev.device, sys, torch\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert 'mmengine' not in sys.modules and 'mmdet3d' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("operator", sorted(operator_table()))
+def test_operator_has_its_file_in_every_tree(operator: str) -> None:
+    expected = (
+        f"device/ops/{operator}.py",
+        f"csrc/ops/cpu/{operator}_kernel.cpp",
+        f"test/device/ops/test_{operator}.py",
+        f"benchmark/ops/bench_{operator}.py",
+        f"docs/ops/{operator}.md",
+    )
+    assert not [path for path in expected if not (ROOT / path).is_file()]
+
+
+@pytest.mark.parametrize("folder", [*STAGES, "csrc", "tools", "test"])
+def test_top_level_folder_says_what_it_is_for(folder: str) -> None:
+    assert 0 < len((ROOT / folder / "README.md").read_text().splitlines()) <= 60
+
+
+def test_environment_variables_are_read_in_one_module() -> None:
+    elsewhere = [
+        path
+        for stage in GUARDED
+        for path in (ROOT / stage).rglob("*.py")
+        if "os.environ" in path.read_text() and "ANYBEV_" in path.read_text().split("os.environ")[1]
+    ]
+    assert not [p for p in elsewhere if 'environ.get("ANYBEV' in p.read_text()]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "read", "message"),
+    [
+        ("ANYBEV_BACKEND", "tpu", envs.backend, "must be one of cpu, cuda, npu, got 'tpu'"),
+        ("ANYBEV_OPS", "sparse_conv", envs.forced_references, "must be a list of <operator>="),
+        ("ANYBEV_REQUIRE_NATIVE", "yes", envs.require_native, "must be 0 or 1, got 'yes'"),
+    ],
+)
+def test_environment_variable_refuses_other_values(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, read: object, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=message):
+        read()  # type: ignore[operator]
+
+
+def test_setup_stops_when_a_link_became_a_file(tmp_path: Path) -> None:
+    (tmp_path / "src" / "anybev").mkdir(parents=True)
+    (tmp_path / "setup.py").write_text((ROOT / "setup.py").read_text())
+    (tmp_path / "src" / "anybev" / "device").write_text("../../device")
+    result = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert "must be a link to ../../" in result.stderr
+
+
+def test_stages_import() -> None:
+    for stage in GUARDED:
+        importlib.import_module(f"anybev.{stage}")
