@@ -13,7 +13,7 @@ import anybev
 from anybev.datasets.infos import CATEGORIES
 from anybev.reporting.status import plain, write_json
 
-CONFIG = "configs/bevfusion/bevfusion_lidar_voxel0225_second_secfpn_1xb4-cyclic-demo_nus-3d.py"
+CONFIG = "configs/bevfusion/bevfusion_lidar_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"
 TRAIN_SCENES, VAL_SCENES = 16, 3
 # In the synthetic world these two share one shape and differ by colour, which lidar cannot see.
 SAME_SHAPE = ("motorcycle", "bicycle")

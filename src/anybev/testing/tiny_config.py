@@ -26,6 +26,8 @@ _OPTIONS = {
     "model.bbox_head.test_cfg.grid_size": "[120,120,21]",
     "model.bbox_head.test_cfg.voxel_size": "[0.9,0.9]",
     "model.bbox_head.bbox_coder.voxel_size": "[0.9,0.9]",
+    "train_dataloader.batch_size": "4",
+    "train_dataloader.sampler.batch_size": "4",
     "train_dataloader.num_workers": "0",
     "train_dataloader.persistent_workers": "False",
     "val_dataloader.num_workers": "0",

@@ -86,10 +86,10 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     _delete_=True,
-    batch_size=4,
+    batch_size=2,
     num_workers=1,
     persistent_workers=True,
-    sampler=dict(type="EpochSampler", shuffle=True, batch_size=4, drop_last=True),
+    sampler=dict(type="EpochSampler", shuffle=True, batch_size=2, drop_last=True),
     dataset=dict(
         type="NuScenesDataset",
         data_root={{_base_.data_root}},
@@ -100,7 +100,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-EPOCHS = 10
+epochs = 3
 optim_wrapper = dict(
     type="AmpOptimWrapper",
     optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.01),
@@ -110,7 +110,7 @@ param_scheduler = [
     dict(
         type="OneCycleLR",
         eta_max=0.002,
-        total_steps=EPOCHS,
+        total_steps=epochs,
         pct_start=0.3,
         div_factor=10,
         final_div_factor=100,
@@ -118,6 +118,7 @@ param_scheduler = [
         convert_to_iter_based=True,
     )
 ]
-train_cfg = dict(type="ResumableEpochLoop", max_epochs=EPOCHS, val_interval=EPOCHS)
+default_hooks = dict(logger=dict(interval=20))
+train_cfg = dict(type="ResumableEpochLoop", max_epochs=epochs, val_interval=epochs)
 val_cfg = dict(type="TimedValLoop")
 test_cfg = dict(type="TimedTestLoop")
