@@ -96,6 +96,10 @@ class Backend:
         """Start a new peak where the backend can (see ``Capability.PEAK_MEMORY_RESET``)."""
         self._module.reset_peak_memory()
 
+    def fast_amp(self) -> bool:
+        """Whether arithmetic in ``amp_dtype`` is faster here than in float32."""
+        return bool(self._module.fast_amp())
+
     def seed(self, seed: int) -> None:
         """Seed Python, NumPy and torch, on the host and on every device of this kind."""
         random.seed(seed)

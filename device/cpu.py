@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -35,3 +36,12 @@ def peak_memory_bytes() -> int:
 
 def reset_peak_memory() -> None:
     """The kernel keeps one peak a process; it cannot be reset."""
+
+
+def fast_amp() -> bool:
+    """Whether this processor multiplies bfloat16 itself; without that it is emulated, slowly."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(f" {name}" in flags for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -102,7 +102,7 @@ val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 epochs = 3
 optim_wrapper = dict(
-    type="AmpOptimWrapper",
+    type="OptimWrapper",
     optimizer=dict(type="AdamW", lr=0.002, weight_decay=0.01),
     clip_grad=dict(max_norm=10, norm_type=2),
 )

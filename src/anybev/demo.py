@@ -11,6 +11,7 @@ import click
 
 import anybev
 from anybev.datasets.infos import CATEGORIES
+from anybev.device import current_backend
 from anybev.reporting.status import plain, write_json
 
 CONFIG = "configs/bevfusion/bevfusion_lidar_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"
@@ -93,7 +94,15 @@ def main(seed: int, data_root: Path, work_dir: Path) -> None:
     root, report = data_root / f"demo_seed{seed}", work_dir / f"demo_seed{seed}"
     config = Path(anybev.__file__).parent / CONFIG
     _timed("data", lambda: write_data(root, seed), seconds)
-    argv = [str(config), "--work-dir", str(report), "--cfg-options", *config_options(root, seed)]
+    amp = ["--amp"] if current_backend().fast_amp() else []
+    argv = [
+        str(config),
+        *amp,
+        "--work-dir",
+        str(report),
+        "--cfg-options",
+        *config_options(root, seed),
+    ]
     metrics = _timed("training and evaluation", lambda: train(argv), seconds)
     _log("scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes")
     summary = plain(summarise(metrics) | {"report": report, "seed": seed, "seconds": seconds})

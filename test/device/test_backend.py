@@ -33,6 +33,7 @@ def test_cpu_backend_works() -> None:
     cpu.reset_peak_memory()
     assert cpu.peak_memory_mib() > 10
     assert cpu.device(3) == torch.device("cpu")
+    assert cpu.fast_amp() in (True, False)
     assert Capability.GRAD_SCALER not in cpu.capabilities
 
 

@@ -93,7 +93,7 @@ def test_amp_trains_in_bfloat16_and_auto_scale_lr_scales(
     synthetic_root: Path, tmp_path: Path
 ) -> None:
     options = tiny_options(synthetic_root, train_cfg__max_epochs="1", train_cfg__val_interval="9")
-    options += ["optim_wrapper.type=OptimWrapper", "auto_scale_lr.base_batch_size=8"]
+    options += ["auto_scale_lr.base_batch_size=8"]
     flags = ["--amp", "--auto-scale-lr", "--work-dir", tmp_path, "--cfg-options", *options]
     result = run("train.py", CONFIG_FILE, *flags)
     assert "AmpOptimWrapper" in (tmp_path / CONFIG_FILE.name).read_text()
