@@ -1,13 +1,12 @@
 """Config to detector: every nested ``dict(type=...)`` becomes the object it names."""
 
-import inspect
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
 from anybev.engine.registry import MODELS, TASK_UTILS
+from anybev.models.common.arguments import call, suggestion
 
 # Descriptions that the class they are given to reads itself.
 _DESCRIPTIONS = ("conv_cfg", "norm_cfg", "act_cfg", "upsample_cfg", "decoder_layer")
@@ -47,17 +46,7 @@ def _build(node: Any, path: str) -> Any:
 
 def _construct(arguments: dict[str, Any], path: str) -> Any:
     name = arguments.pop("type")
-    factory = _find(name, path)
-    accepted = inspect.signature(factory).parameters
-    for key in arguments:
-        if key not in accepted:
-            close = get_close_matches(key, accepted, 1)
-            hint = f"; try {close[0]}" if close else ""
-            raise ValueError(f"{path}: {name} must be given known keys, got {key!r}{hint}")
-    required = [k for k, p in accepted.items() if p.default is p.empty and k not in arguments]
-    if required:
-        raise ValueError(f"{path}: {name} must be given {', '.join(required)}, got none")
-    return factory(**arguments)
+    return call(path, _find(name, path), arguments)
 
 
 def _find(name: Any, path: str) -> Any:
@@ -70,6 +59,7 @@ def _find(name: Any, path: str) -> Any:
         known |= registry.module_dict
     if bare in known and (not scope or scope in _SCOPES):
         return known[bare]
-    close = get_close_matches(bare, known, 1)
-    hint = f"; try {close[0]}" if close else ""
-    raise ValueError(f"{path}: type must be one of {', '.join(sorted(known))}, got {name!r}{hint}")
+    raise ValueError(
+        f"{path}: type must be one of {', '.join(sorted(known))}, got {name!r}"
+        f"{suggestion(bare, known)}"
+    )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
-from typing import Any, Self
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from anybev.models.bevfusion.assigner import Assigner
 
@@ -15,21 +13,8 @@ _POINTWISE = {"nuScenes": (8, 9), "Waymo": (1, 2)}
 _NMS_RADIUS = {"nuScenes": (-1.0,) * 8 + (0.175, 0.175), "Waymo": (0.7, 0.7, 0.7)}
 
 
-class _Config:
-    @classmethod
-    def read(cls, cfg: Mapping[str, Any], name: str) -> Self:
-        """From a mapping called ``name``, refusing keys that mean nothing here."""
-        known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-        for key in cfg:
-            if key not in known:
-                close = get_close_matches(key, known, 1)
-                hint = f"; try {close[0]}" if close else ""
-                raise ValueError(f"{name}: keys must be of {', '.join(known)}, got {key!r}{hint}")
-        return cls(**cfg)
-
-
 @dataclass(frozen=True)
-class HeadTrainCfg(_Config):
+class HeadTrainCfg:
     """How targets are made.
 
     Attributes:
@@ -57,7 +42,7 @@ class HeadTrainCfg(_Config):
 
 
 @dataclass(frozen=True)
-class HeadTestCfg(_Config):
+class HeadTestCfg:
     """How boxes are proposed and filtered.
 
     Attributes:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from anybev.device.ops.voxelize_hard import voxelize_hard
+from anybev.models.common.arguments import call
 
 
 class VoxelLayer(nn.Module):
@@ -94,7 +95,7 @@ class Det3DDataPreprocessor(nn.Module):
     def __init__(self, voxelize_cfg: Mapping[str, Any], pad_size_divisor: int = 1) -> None:
         super().__init__()
         self.pad_size_divisor = pad_size_divisor
-        self.pts_voxel_layer = VoxelLayer(**voxelize_cfg)
+        self.pts_voxel_layer = call("voxelize_cfg", VoxelLayer, voxelize_cfg)
 
     def forward(self, points_lidar_m: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """See `VoxelLayer.forward`."""

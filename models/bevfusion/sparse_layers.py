@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anybev.device.ops.sparse_conv import sparse_conv
 from anybev.device.ops.sparse_neighbors import PlanSpec, SparseNeighbors, sparse_pyramid
+from anybev.models.common.arguments import call
 
 _NORM = {"type": "BN1d", "eps": 1e-3, "momentum": 0.01}
 
@@ -132,7 +133,7 @@ def make_site_norm(cfg: Mapping[str, Any], channels: int) -> ActiveSiteNorm:
     options = dict(cfg)
     if options.pop("type", None) != "BN1d":
         raise ValueError(f"norm_cfg: type must be BN1d for sparse layers, got {cfg.get('type')!r}")
-    return ActiveSiteNorm(channels, **options)
+    return call("norm_cfg", ActiveSiteNorm, options, channels)
 
 
 class SparseConvModule(nn.Sequential):

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anybev.models.common.arguments import call
+
 
 class PositionEncodingLearned(nn.Module):
     """Positions to features by two 1x1 convolutions.
@@ -110,13 +112,14 @@ class TransformerDecoderLayer(nn.Module):
             raise ValueError(
                 f"decoder_layer: norm_cfg must be of type LN, got {norm_cfg.get('type')!r}"
             )
-        self.self_attn = ResidualAttention(**self_attn_cfg)
-        self.cross_attn = ResidualAttention(**cross_attn_cfg)
-        self.ffn = FFN(**ffn_cfg)
+        self.self_attn = call("self_attn_cfg", ResidualAttention, self_attn_cfg)
+        self.cross_attn = call("cross_attn_cfg", ResidualAttention, cross_attn_cfg)
+        self.ffn = call("ffn_cfg", FFN, ffn_cfg)
         width = self.self_attn.attn.embed_dim
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.self_posembed = PositionEncodingLearned(**pos_encoding_cfg)
-        self.cross_posembed = PositionEncodingLearned(**pos_encoding_cfg)
+        self.self_posembed, self.cross_posembed = (
+            call("pos_encoding_cfg", PositionEncodingLearned, pos_encoding_cfg) for _ in range(2)
+        )
 
     def forward(self, query: Tensor, key: Tensor, query_pos: Tensor, key_pos: Tensor) -> Tensor:
         """One layer.

@@ -14,6 +14,7 @@ from anybev.models.bevfusion.losses import FocalLoss, GaussianFocalLoss, L1Loss
 from anybev.models.bevfusion.nms import suppress
 from anybev.models.bevfusion.targets import HeadTargets, build_targets
 from anybev.models.bevfusion.transfusion_decoder import TransformerDecoderLayer
+from anybev.models.common.arguments import call
 from anybev.models.common.conv_module import ConvModule
 
 _CONV1D, _CONV2D = {"type": "Conv1d"}, {"type": "Conv2d"}
@@ -96,8 +97,8 @@ class TransFusionHead(nn.Module):
         proposals_at_border: bool = False,
     ) -> None:
         super().__init__()
-        self.train_cfg = HeadTrainCfg.read(train_cfg, "train_cfg")
-        self.test_cfg = HeadTestCfg.read(test_cfg, "test_cfg")
+        self.train_cfg = call("train_cfg", HeadTrainCfg, train_cfg)
+        self.test_cfg = call("test_cfg", HeadTestCfg, test_cfg)
         self.num_proposals, self.num_classes = num_proposals, num_classes
         self.auxiliary, self.nms_kernel_size = auxiliary, nms_kernel_size
         self.proposals_at_border = proposals_at_border
@@ -112,7 +113,7 @@ class TransFusionHead(nn.Module):
         self.class_encoding = nn.Conv1d(num_classes, hidden_channel, 1)
         layer = {key: value for key, value in decoder_layer.items() if key != "type"}
         self.decoder = nn.ModuleList(
-            TransformerDecoderLayer(**layer) for _ in range(num_decoder_layers)
+            call("decoder_layer", TransformerDecoderLayer, layer) for _ in range(num_decoder_layers)
         )
         heads = {**common_heads, "heatmap": (num_classes, num_heatmap_convs)}
         self.prediction_heads = nn.ModuleList(

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from anybev.models.common.arguments import call
+
 CONVOLUTIONS: dict[str, type[nn.Module]] = {
     "Conv1d": nn.Conv1d,
     "Conv2d": nn.Conv2d,
@@ -26,7 +28,7 @@ def _make(
     name = options.pop("type", None)
     if name not in table:
         raise ValueError(f"{kind}: type must be one of {', '.join(sorted(table))}, got {name!r}")
-    return table[name](*args, **{**options, **more})
+    return call(kind, table[name], options, *args, **more)
 
 
 def make_conv(cfg: Mapping[str, Any], *args: Any, **more: Any) -> nn.Module:

@@ -181,7 +181,7 @@ def test_rejects_settings_that_contradict_each_other() -> None:
     cfg = tiny_model_cfg()["bbox_head"]
     with pytest.raises(ValueError, match=r"train_cfg must describe the map of test_cfg \(16, 24\)"):
         _head(train_cfg=cfg["train_cfg"] | {"grid_size": [32, 96, 41]})
-    with pytest.raises(ValueError, match=r"keys must be of .*got 'min_radis'; try min_radius"):
+    with pytest.raises(ValueError, match=r"train_cfg: .* known keys, got 'min_radis'; try min_r"):
         _head(train_cfg=cfg["train_cfg"] | {"min_radis": 3})
     with pytest.raises(ValueError, match="nms_type must be None, circle or rotate, got 'soft'"):
         _head(test_cfg=cfg["test_cfg"] | {"nms_type": "soft"})
@@ -189,6 +189,9 @@ def test_rejects_settings_that_contradict_each_other() -> None:
         FFN(num_fcs=3)
     with pytest.raises(ValueError, match="act_cfg must be of type ReLU, got 'GELU'"):
         FFN(act_cfg={"type": "GELU"})
-    layer = tiny_model_cfg()["bbox_head"]["decoder_layer"] | {"norm_cfg": {"type": "BN"}}
+    layer = cfg["decoder_layer"] | {"ffn_cfg": {"feedforward": 8}}
+    with pytest.raises(ValueError, match=r"ffn_cfg: FFN must .* got 'feedforward'; try feedforw"):
+        _head(decoder_layer=layer)
+    layer = cfg["decoder_layer"] | {"norm_cfg": {"type": "BN"}}
     with pytest.raises(ValueError, match="norm_cfg must be of type LN, got 'BN'"):
         _head(decoder_layer=layer)

@@ -32,3 +32,7 @@ def test_layers_must_be_known() -> None:
         make_conv({"type": "DCN"}, 1, 1, 1)
     with pytest.raises(ValueError, match=r"norm_cfg: type must be one of .*, got None"):
         make_norm({}, 3)
+    with pytest.raises(ValueError, match=r"norm_cfg: BatchNorm2d must .*, got 'epsi'; try eps"):
+        make_norm({"type": "BN", "epsi": 1}, 3)
+    with pytest.raises(ValueError, match="conv_cfg: Conv2d must be given kernel_size, got none"):
+        make_conv({"type": "Conv2d"}, 3, 4)
