@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from anybev.datasets.sample import Batch
+from anybev.device.ops._contract import CONTRACTS
 from anybev.engine.builder import build_detector
 from anybev.models.bevfusion.detector import BEVFusion
 from anybev.models.bevfusion.preprocessor import HardSimpleVFE, VoxelLayer
 from anybev.testing.tiny import POINT_CLOUD_RANGE, tiny_batch, tiny_model_cfg
+from anybev.testing.tolerances import tolerances
 
 
 @pytest.fixture
@@ -89,6 +91,17 @@ def test_autocast_keeps_voxels_heatmap_and_losses_in_float32(detector: BEVFusion
     assert all(p.grad is not None and p.grad.isfinite().all() for p in detector.parameters())
     exact = detector.loss(batch)
     assert abs(_total(losses) - _total(exact)) < 0.1 * _total(exact)
+
+
+def test_compiled_kernels_and_references_give_the_same_losses(
+    detector: BEVFusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = tiny_batch()
+    detector.eval()
+    wanted = detector.loss(batch)
+    monkeypatch.setenv("ANYBEV_OPS", ",".join(f"{name}=reference" for name in CONTRACTS))
+    for name, value in detector.loss(batch).items():
+        torch.testing.assert_close(value, wanted[name], **tolerances(torch.float32))
 
 
 def test_training_and_evaluation_cap_voxels_apart() -> None:
