@@ -6,6 +6,7 @@
 namespace anybev::sparse_conv {
 
 constexpr int64_t kTileRows = 128;  // destination rows of one pair list
+constexpr int64_t kPairsAhead = 16;
 
 // Pairs of one tile at one kernel offset. `readable` sources may be looked at (to prefetch), of
 // which the first `count` are of this run.
@@ -32,10 +33,10 @@ struct ConvKernels {
 template <class Number>
 struct GradKernels {
   int64_t lanes;  // gradient rows are a multiple of this
-  // weight[i, o] += features[source, i] * grad[row, o], summed over the pairs of all runs.
-  // grads[r] is the gradient row that local row 0 of runs[r] stands for.
-  void (*accumulate)(const Number* features, int64_t inputs, const PairRun* runs,
-                     const Number* const* grads, int64_t run_count, int64_t outputs,
+  // weight[i, o] += features[source[p], i] * grad[row[p], o] for every pair p. kPairsAhead entries
+  // after the last pair may be read, and are prefetched: they repeat a valid pair.
+  void (*accumulate)(const Number* features, int64_t inputs, const int32_t* source,
+                     const int32_t* row, int64_t count, const Number* grad, int64_t outputs,
                      Number* weight);
 };
 

@@ -18,7 +18,7 @@ struct Sum16 {
   // Registers: 12x1, 12x2, 8x3 or 6x4 sums beside the weights and one spread input.
   static constexpr int rows(int vectors) { return vectors <= 2 ? 12 : vectors == 3 ? 8 : 6; }
   static constexpr int kGradVectors = 2;
-  static constexpr int grad_rows(int vectors) { return vectors == 1 ? 16 : 8; }
+  static constexpr int grad_rows(int vectors) { return vectors == 1 ? 16 : 14; }
   static ANYBEV_INLINE SumVector load_sum(const Sum* p) { return _mm512_loadu_ps(p); }
   static ANYBEV_INLINE void store_sum(Sum* p, SumVector v) { _mm512_storeu_ps(p, v); }
 };

@@ -124,42 +124,42 @@ void multiply(const typename V::Input* features, int64_t depth, const PairRun& r
   }
 }
 
-// weight[i, o] += sum over pairs of features[source, i] * grad[row, o], kInputs x kVectors
-// registers.
+// weight[i, o] += features[source[p], i] * grad[row[p], o] for kInputs i and kVectors vectors of o.
 template <class V, int kVectors, int kInputs>
-void accumulate_block(const typename V::Input* features, int64_t inputs, const PairRun* runs,
-                      const typename V::Input* const* grads, int64_t run_count, int64_t first,
+void accumulate_block(const typename V::Input* features, int64_t inputs, const int32_t* source,
+                      const int32_t* row, int64_t count, const typename V::Input* grad,
                       int64_t outputs, typename V::Sum* weight) {
   typename V::SumVector sum[kInputs][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kInputs; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      sum[i][v] = V::load_sum(weight + i * outputs + first + v * V::kLanes);
+      sum[i][v] = V::load_sum(weight + i * outputs + v * V::kLanes);
     }
   }
-  for (int64_t r = 0; r < run_count; ++r) {
-    const PairRun run = runs[r];
-    const typename V::Input* grad = grads[r] + first;
-    for (int64_t p = 0; p < run.count; ++p) {
-      const typename V::Input* x = features + static_cast<int64_t>(run.source[p]) * inputs;
-      const typename V::Input* g = grad + run.row[p] * outputs;
-      typename V::WeightVector y[kVectors];
+  for (int64_t p = 0; p < count; ++p) {
+    const typename V::Input* x = features + static_cast<int64_t>(source[p]) * inputs;
+    const typename V::Input* g = grad + static_cast<int64_t>(row[p]) * outputs;
+    __builtin_prefetch(features + static_cast<int64_t>(source[p + kPairsAhead]) * inputs);
+    const typename V::Input* later = grad + static_cast<int64_t>(row[p + kPairsAhead]) * outputs;
+    typename V::WeightVector y[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) y[v] = V::load_weight(g + v * V::kLanes);
+    for (int v = 0; v < kVectors; ++v) {
+      __builtin_prefetch(later + v * V::kLanes);
+      y[v] = V::load_weight(g + v * V::kLanes);
+    }
 #pragma GCC unroll 16
-      for (int i = 0; i < kInputs; ++i) {
-        const auto b = V::spread(x[i]);
+    for (int i = 0; i < kInputs; ++i) {
+      const auto b = V::spread(x[i]);
 #pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) sum[i][v] = V::multiply_add(b, y[v], sum[i][v]);
-      }
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = V::multiply_add(b, y[v], sum[i][v]);
     }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kInputs; ++i) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
-      V::store_sum(weight + i * outputs + first + v * V::kLanes, sum[i][v]);
+      V::store_sum(weight + i * outputs + v * V::kLanes, sum[i][v]);
     }
   }
 }
@@ -173,30 +173,32 @@ struct AccumulateBlocks<V, kVectors, std::integer_sequence<int, kInputs...>> {
 };
 
 template <class V, int kVectors>
-void accumulate_columns(const typename V::Input* features, int64_t inputs, const PairRun* runs,
-                        const typename V::Input* const* grads, int64_t run_count, int64_t first,
+void accumulate_columns(const typename V::Input* features, int64_t inputs, const int32_t* source,
+                        const int32_t* row, int64_t count, const typename V::Input* grad,
                         int64_t outputs, typename V::Sum* weight) {
   constexpr int kInputs = V::grad_rows(kVectors);
   using Blocks = AccumulateBlocks<V, kVectors, std::make_integer_sequence<int, kInputs>>;
-  for (int64_t i = 0; i < inputs;) {
-    const int64_t rows = inputs - i < kInputs ? inputs - i : kInputs;
-    Blocks::kTable[rows - 1](features + i, inputs, runs, grads, run_count, first, outputs,
+  int64_t blocks = (inputs + kInputs - 1) / kInputs;
+  for (int64_t i = 0; i < inputs; --blocks) {
+    const int64_t rows = (inputs - i + blocks - 1) / blocks;
+    Blocks::kTable[rows - 1](features + i, inputs, source, row, count, grad, outputs,
                              weight + i * outputs);
     i += rows;
   }
 }
 
 template <class V>
-void accumulate(const typename V::Input* features, int64_t inputs, const PairRun* runs,
-                const typename V::Input* const* grads, int64_t run_count, int64_t outputs,
+void accumulate(const typename V::Input* features, int64_t inputs, const int32_t* source,
+                const int32_t* row, int64_t count, const typename V::Input* grad, int64_t outputs,
                 typename V::Sum* weight) {
-  int64_t first = 0;
-  for (; first + V::kGradVectors * V::kLanes <= outputs; first += V::kGradVectors * V::kLanes) {
-    accumulate_columns<V, V::kGradVectors>(features, inputs, runs, grads, run_count, first, outputs,
-                                           weight);
+  constexpr int64_t kWide = V::kGradVectors * V::kLanes;
+  int64_t o = 0;
+  for (; o + kWide <= outputs; o += kWide) {
+    accumulate_columns<V, V::kGradVectors>(features, inputs, source, row, count, grad + o, outputs,
+                                           weight + o);
   }
-  for (; first < outputs; first += V::kLanes) {
-    accumulate_columns<V, 1>(features, inputs, runs, grads, run_count, first, outputs, weight);
+  for (; o < outputs; o += V::kLanes) {
+    accumulate_columns<V, 1>(features, inputs, source, row, count, grad + o, outputs, weight + o);
   }
 }
 

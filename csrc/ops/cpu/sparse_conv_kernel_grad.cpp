@@ -17,10 +17,11 @@ using at::TensorList;
 
 // Tiles whose pairs of one offset are summed while the sums stay in registers.
 constexpr int64_t kTilesTogether = 4;
-// Copies of the gradient: as many as fit here, within bounds that keep many threads busy and the
-// final addition cheap. A function of the sizes alone, never of the number of threads.
-constexpr int64_t kPartialBytes = int64_t{16} << 20;
-constexpr int64_t kMinChunks = 8, kMaxChunks = 64;
+// Pairs of an offset that make up for one more copy of the gradient, which has to be cleared and
+// added; and the tasks that keep many threads busy. Neither looks at the number of threads.
+constexpr int64_t kPairsPerChunk = 2048;
+constexpr int64_t kMaxChunks = 32, kWantedTasks = 16;
+constexpr int64_t kOffsetsPerTask = 3;
 constexpr int64_t kNumbersPerTask = 65536;
 
 const GradKernels<float>& float_grad() {
@@ -31,35 +32,41 @@ const GradKernels<float>& float_grad() {
   return kFloatGradPortable;
 }
 
-int64_t chunk_count(int64_t groups, int64_t bytes) {
-  const int64_t fitting = std::clamp(kPartialBytes / bytes, kMinChunks, kMaxChunks);
-  return std::max<int64_t>(1, std::min(groups, fitting));
-}
+// The work is cut into chunks of tile groups, each with its own copy of the gradient, and into
+// ranges of offsets, each with its own part of a copy.
+struct Cuts {
+  Cuts(const PairLists& pairs) : groups((pairs.tiles + kTilesTogether - 1) / kTilesTogether) {
+    const int64_t worth = pairs.pairs() / (pairs.offsets * kPairsPerChunk);
+    chunks = std::clamp<int64_t>(worth, 1, kMaxChunks);
+    const int64_t most = (pairs.offsets + kOffsetsPerTask - 1) / kOffsetsPerTask;
+    ranges = std::min(most, (kWantedTasks + chunks - 1) / chunks);
+  }
+  int64_t groups, chunks, ranges;
+};
 
-// Adds the pairs of tiles [first, last) to weight [K][Cin][outputs]; false where a pair is outside.
-template <class Number>
-bool accumulate_tiles(const GradKernels<Number>& kernels, const PairLists& pairs, int64_t first,
-                      int64_t last, const Number* features, int64_t inputs, const Number* grad,
-                      int64_t outputs, Number* weight) {
-  for (int64_t tile = first; tile < last; ++tile) {
-    if (!pairs.in_range(tile)) return false;
-  }
-  for (int64_t k = 0; k < pairs.offsets; ++k) {
-    PairRun runs[kTilesTogether];
-    const Number* grads[kTilesTogether];
-    int64_t count = 0;
+// Pairs of one offset in a few tiles, rows counted from the first row of the output.
+struct MergedPairs {
+  // False where a pair is outside the features or its tile.
+  bool collect(const PairLists& pairs, int64_t first, int64_t last, int64_t offset) {
+    count = 0;
     for (int64_t tile = first; tile < last; ++tile) {
-      runs[count] = pairs.run(tile, k);
-      grads[count] = grad + tile * kTileRows * outputs;
-      if (runs[count].count) ++count;
+      const PairRun run = pairs.run(tile, offset);
+      if (run.count > kTileRows || !pairs.in_range(tile, run)) return false;
+      for (int64_t p = 0; p < run.count; ++p) {
+        source[count + p] = run.source[p];
+        row[count + p] = static_cast<int32_t>(tile * kTileRows + run.row[p]);
+      }
+      count += run.count;
     }
-    if (count) {
-      kernels.accumulate(features, inputs, runs, grads, count, outputs,
-                         weight + k * inputs * outputs);
-    }
+    std::fill_n(source + count, kPairsAhead, count ? source[count - 1] : 0);
+    std::fill_n(row + count, kPairsAhead, count ? row[count - 1] : 0);
+    return true;
   }
-  return true;
-}
+
+  int64_t count;
+  int32_t source[kTilesTogether * kTileRows + kPairsAhead];
+  int32_t row[kTilesTogether * kTileRows + kPairsAhead];
+};
 
 // partial (chunks, numbers) -> the sum over chunks, in order.
 template <class Number>
@@ -80,29 +87,38 @@ Tensor grad_weight(const GradKernels<Number>& kernels, const Tensor& features, c
   const Tensor padded =
       outputs == grad.size(1) ? grad : at::constant_pad_nd(grad, {0, outputs - grad.size(1)});
   const int64_t numbers = pairs.offsets * inputs * outputs;
-  const int64_t groups = (pairs.tiles + kTilesTogether - 1) / kTilesTogether;
-  const int64_t chunks =
-      chunk_count(groups, std::max<int64_t>(1, numbers) * static_cast<int64_t>(sizeof(Number)));
-  Tensor partial = at::empty({chunks, numbers}, features.options());
-  Tensor total = at::empty({pairs.offsets, inputs, outputs}, features.options());
+  const Cuts cuts(pairs);
+  Tensor partial = at::empty({cuts.chunks, numbers}, features.options());
+  Tensor total = cuts.chunks == 1 ? partial.view({pairs.offsets, inputs, outputs})
+                                  : at::empty({pairs.offsets, inputs, outputs}, features.options());
 
   const auto* x = features.const_data_ptr<Number>();
   const auto* g = padded.const_data_ptr<Number>();
   auto* parts = partial.mutable_data_ptr<Number>();
   std::atomic<bool> outside{false};
-  for_each_task(chunks, 1, [&](int64_t chunk, int64_t) {
+  for_each_task(cuts.chunks * cuts.ranges, 1, [&](int64_t task, int64_t) {
+    const int64_t chunk = task / cuts.ranges, range = task % cuts.ranges;
+    const int64_t begin = pairs.offsets * range / cuts.ranges;
+    const int64_t end = pairs.offsets * (range + 1) / cuts.ranges;
     Number* weight = parts + chunk * numbers;
-    std::fill_n(weight, numbers, Number(0));
-    for (int64_t group = groups * chunk / chunks; group < groups * (chunk + 1) / chunks; ++group) {
+    std::fill(weight + begin * inputs * outputs, weight + end * inputs * outputs, Number(0));
+    MergedPairs merged;
+    for (int64_t group = cuts.groups * chunk / cuts.chunks;
+         group < cuts.groups * (chunk + 1) / cuts.chunks; ++group) {
       const int64_t first = group * kTilesTogether;
       const int64_t last = std::min(first + kTilesTogether, pairs.tiles);
-      if (!accumulate_tiles(kernels, pairs, first, last, x, inputs, g, outputs, weight)) {
-        outside = true;
+      for (int64_t k = begin; k < end; ++k) {
+        if (!merged.collect(pairs, first, last, k)) {
+          outside = true;
+        } else if (merged.count) {
+          kernels.accumulate(x, inputs, merged.source, merged.row, merged.count, g, outputs,
+                             weight + k * inputs * outputs);
+        }
       }
     }
   });
   pairs.fail_if(outside);
-  add_chunks(parts, chunks, numbers, total.mutable_data_ptr<Number>());
+  if (cuts.chunks > 1) add_chunks(parts, cuts.chunks, numbers, total.mutable_data_ptr<Number>());
   return total.narrow(2, 0, grad.size(1)).permute({2, 0, 1}).contiguous();
 }
 

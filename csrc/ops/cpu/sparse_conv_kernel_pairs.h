@@ -39,18 +39,24 @@ class PairLists {
             start[1] - start[0], source_.numel() - start[0]};
   }
 
+  int64_t pairs() const { return source_.numel(); }
   int64_t rows_of(int64_t tile) const { return std::min(kTileRows, rows - tile * kTileRows); }
 
   // Whether every pair of a tile stays inside the features and inside the tile.
   bool in_range(int64_t tile) const {
-    const PairRun first = run(tile, 0);
-    const auto count = static_cast<int64_t>(run(tile, offsets).source - first.source);
+    PairRun all = run(tile, 0);
+    all.count = run(tile, offsets).source - all.source;
+    return in_range(tile, all);
+  }
+
+  // The same for some of its pairs.
+  bool in_range(int64_t tile, const PairRun& pairs) const {
     const auto height = static_cast<uint32_t>(rows_of(tile));
     const auto limit = static_cast<uint32_t>(sources_);
     uint32_t outside = 0;
-    for (int64_t p = 0; p < count; ++p) {
-      outside |= static_cast<uint32_t>(first.source[p]) >= limit;
-      outside |= static_cast<uint32_t>(static_cast<int32_t>(first.row[p])) >= height;
+    for (int64_t p = 0; p < pairs.count; ++p) {
+      outside |= static_cast<uint32_t>(pairs.source[p]) >= limit;
+      outside |= static_cast<uint32_t>(static_cast<int32_t>(pairs.row[p])) >= height;
     }
     return outside == 0;
   }
