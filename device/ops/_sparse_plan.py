@@ -2,66 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Output rows of one tile: pair lists are grouped by tile, so a convolution keeps its sums in cache.
-TILE = 128
+from anybev.device.ops._sparse_spec import PACKED, TILE, PlanSpec, Triple
 
-Triple = tuple[int, int, int]
 Lists = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True)
-class PlanSpec:
-    """Geometry of one sparse convolution, axes x, y, z.
-
-    Attributes:
-        kernel_size: taps an axis; odd for ``subm``.
-        stride: input cells from one output cell to the next; 1 for ``subm``.
-        padding: cells added before and after the grid; ``subm`` ignores it, its kernel is centred.
-        mode: ``subm`` (outputs at the input's sites) or ``strided`` (outputs wherever a kernel
-            reaches an input).
-    """
-
-    kernel_size: Triple
-    stride: Triple = (1, 1, 1)
-    padding: Triple = (0, 0, 0)
-    mode: str = "subm"
-
-    def effective_padding(self) -> Triple:
-        """Padding as the neighbour rule uses it: half the kernel for ``subm``."""
-        if self.mode != "subm":
-            return self.padding
-        kx, ky, kz = self.kernel_size
-        return kx // 2, ky // 2, kz // 2
-
-    def out_shape(self, shape: Triple) -> Triple:
-        """Cells of the output grid over an input grid of ``shape``."""
-        if self.mode == "subm":
-            return shape
-        axes = zip(shape, self.kernel_size, self.stride, self.padding, strict=True)
-        x, y, z = ((n + 2 * p - k) // s + 1 for n, k, s, p in axes)
-        return x, y, z
-
-    def pack(self) -> list[int]:
-        """Ten integers: submanifold or not, then kernel, stride and effective padding."""
-        subm = int(self.mode == "subm")
-        return [subm, *self.kernel_size, *self.stride, *self.effective_padding()]
-
-    @classmethod
-    def unpack(cls, packed: Sequence[int]) -> "PlanSpec":
-        """Inverse of :meth:`pack`."""
-        mode = "subm" if packed[0] else "strided"
-        kernel, stride, padding = (
-            (packed[i], packed[i + 1], packed[i + 2]) for i in range(1, 10, 3)
-        )
-        return cls(kernel, stride, padding, mode)
-
-
-PACKED = 10
 
 
 def check_coords(coords: Tensor, shape: Sequence[int], batch_size: int) -> None:
@@ -191,3 +138,38 @@ def build_plans(
         result += [kept.int(), *lists]
         cells, shape = out, spec.out_shape(shape)
     return result
+
+
+def _fake_lists(like: Tensor) -> Lists:
+    size = torch.library.get_ctx().new_dynamic_size
+    pairs = size()
+    return (
+        like.new_empty((pairs,), dtype=torch.int32),
+        like.new_empty((pairs,), dtype=torch.int16),
+        like.new_empty((size(),), dtype=torch.int32),
+    )
+
+
+def fake_plans(
+    coords: Tensor, spatial_shape: Sequence[int], batch_size: int, specs: Sequence[int]
+) -> list[Tensor]:
+    """Shapes of :func:`build_plans`."""
+    result: list[Tensor] = []
+    for start in range(0, len(specs), PACKED):
+        rows = 0 if specs[start] else torch.library.get_ctx().new_dynamic_size()
+        result += [coords.new_empty((rows, 4)), *_fake_lists(coords)]
+    return result
+
+
+def fake_table(
+    pair_source: Tensor, pair_row: Tensor, tile_ptr: Tensor, rows: int, offsets: int
+) -> Tensor:
+    """Shape of :func:`table_of_pairs`."""
+    return pair_source.new_empty((rows, offsets))
+
+
+def fake_transpose(
+    pair_source: Tensor, pair_row: Tensor, tile_ptr: Tensor, in_rows: int, offsets: int
+) -> Lists:
+    """Shapes of :func:`transpose_pairs`."""
+    return _fake_lists(pair_source)

@@ -5,6 +5,7 @@ kernel offset, the (input row, output row) pairs. Sources: Graham et al., "3D Se
 with Submanifold Sparse Convolutional Networks", CVPR 2018; output sites as spconv 2.x defines them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,46 +16,24 @@ from torch import Tensor
 from anybev.device.ops import _sparse_plan
 from anybev.device.ops._checks import check_columns, check_dtype
 from anybev.device.ops._contract import Contract
-from anybev.device.ops._sparse_plan import PACKED, TILE, PlanSpec, Triple
+from anybev.device.ops._sparse_spec import TILE, PlanSpec, Triple, checked_spec, triple
 
 __all__ = ["TILE", "PairLists", "PlanSpec", "SparseNeighbors", "sparse_neighbors", "sparse_pyramid"]
 
-_MODES = ("subm", "strided")
-# Row numbers, pair counts and packed keys are int32 / int64 in every kernel.
-_MAX_CELLS = 1 << 62
-
-
-def _fake_lists(like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    size = torch.library.get_ctx().new_dynamic_size
-    pairs = size()
-    return (
-        like.new_empty((pairs,), dtype=torch.int32),
-        like.new_empty((pairs,), dtype=torch.int16),
-        like.new_empty((size(),), dtype=torch.int32),
-    )
-
-
-def _fake_plans(
-    coords: Tensor, spatial_shape: Sequence[int], batch_size: int, specs: Sequence[int]
-) -> list[Tensor]:
-    result: list[Tensor] = []
-    for start in range(0, len(specs), PACKED):
-        rows = 0 if specs[start] else torch.library.get_ctx().new_dynamic_size()
-        result += [coords.new_empty((rows, 4)), *_fake_lists(coords)]
-    return result
+_MAX_CELLS = 1 << 62  # cells are numbered in int64
 
 
 _PLANS = Contract(
     "sparse_neighbors",
     "(Tensor coords, int[] spatial_shape, int batch_size, int[] specs) -> Tensor[]",
     reference=_sparse_plan.build_plans,
-    fake=_fake_plans,
+    fake=_sparse_plan.fake_plans,
 )
 _TABLE = Contract(
     "sparse_neighbors_table",
     "(Tensor pair_source, Tensor pair_row, Tensor tile_ptr, int rows, int offsets) -> Tensor",
     reference=_sparse_plan.table_of_pairs,
-    fake=lambda source, row, ptr, rows, offsets: source.new_empty((rows, offsets)),
+    fake=_sparse_plan.fake_table,
     public="sparse_neighbors",
 )
 _TRANSPOSE = Contract(
@@ -62,7 +41,7 @@ _TRANSPOSE = Contract(
     "(Tensor pair_source, Tensor pair_row, Tensor tile_ptr, int in_rows, int offsets)"
     " -> (Tensor pair_source, Tensor pair_row, Tensor tile_ptr)",
     reference=_sparse_plan.transpose_pairs,
-    fake=lambda source, row, ptr, in_rows, offsets: _fake_lists(source),
+    fake=_sparse_plan.fake_transpose,
     public="sparse_neighbors",
 )
 
@@ -168,35 +147,6 @@ class SparseNeighbors:
         return self._forward if self._forward is not None else self._inverse
 
 
-def _triple(name: str, value: Sequence[int], low: int) -> Triple:
-    if len(value) != 3 or not all(isinstance(v, int) and v >= low for v in value):
-        raise ValueError(
-            f"sparse_neighbors: {name} must be 3 integers of at least {low}, got {tuple(value)}"
-        )
-    x, y, z = value
-    return x, y, z
-
-
-def _check_spec(spec: PlanSpec, shape: Triple) -> PlanSpec:
-    kernel = _triple("kernel_size", spec.kernel_size, 1)
-    stride = _triple("stride", spec.stride, 1)
-    padding = _triple("padding", spec.padding, 0)
-    if spec.mode not in _MODES:
-        raise ValueError(f"sparse_neighbors: mode must be subm or strided, got {spec.mode!r}")
-    if spec.mode == "subm" and (stride != (1, 1, 1) or any(k % 2 == 0 for k in kernel)):
-        raise ValueError(
-            "sparse_neighbors: a subm plan must have stride 1 and odd kernel_size, got stride "
-            f"{stride}, kernel_size {kernel}; try mode='strided'"
-        )
-    checked = PlanSpec(kernel, stride, padding, spec.mode)
-    if min(checked.out_shape(shape)) < 1:
-        raise ValueError(
-            f"sparse_neighbors: kernel_size must be at most the padded grid, got {kernel} over "
-            f"{shape} with padding {padding}"
-        )
-    return checked
-
-
 def sparse_pyramid(
     coords: Tensor,
     spatial_shape: Sequence[int],
@@ -222,19 +172,19 @@ def sparse_pyramid(
     """
     check_dtype("sparse_neighbors", "coords", coords, torch.int32)
     check_columns("sparse_neighbors", "coords", coords, 4, rows="N")
-    shape = _triple("spatial_shape", tuple(spatial_shape), 1)
+    shape = triple("spatial_shape", tuple(spatial_shape), 1)
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"sparse_neighbors: batch_size must be at least 1, got {batch_size}")
     specs, shapes = [], [shape]
     for level in levels:
-        specs.append(_check_spec(level, shapes[-1]))
+        specs.append(checked_spec(level, shapes[-1]))
         shapes.append(specs[-1].out_shape(shapes[-1]))
-        x, y, z = shapes[-1]
-        if batch_size * x * y * z >= _MAX_CELLS:
-            raise ValueError(
-                f"sparse_neighbors: batch_size * grid must be below 2^62 cells, got {batch_size} x "
-                f"{shapes[-1]}"
-            )
+    largest = max(shapes, key=math.prod)
+    if batch_size * math.prod(largest) >= _MAX_CELLS:
+        raise ValueError(
+            "sparse_neighbors: spatial_shape must give fewer than 2^62 cells a batch, got "
+            f"{batch_size} x {largest}"
+        )
     packed = [number for spec in specs for number in spec.pack()]
     tensors = _PLANS(coords, list(shape), batch_size, packed)
     plans, sites = [], coords
@@ -292,9 +242,9 @@ def sparse_neighbors(
         ValueError: a shape is wrong, or a row is outside the grid or there twice.
     """
     spec = PlanSpec(
-        _triple("kernel_size", tuple(kernel_size), 1),
-        _triple("stride", tuple(stride), 1),
-        _triple("padding", tuple(padding), 0),
+        triple("kernel_size", tuple(kernel_size), 1),
+        triple("stride", tuple(stride), 1),
+        triple("padding", tuple(padding), 0),
         mode,
     )
     return sparse_pyramid(coords, spatial_shape, batch_size, [spec])[0]

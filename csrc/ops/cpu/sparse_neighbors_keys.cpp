@@ -81,10 +81,10 @@ void SortedSites::find_windows(const ConvGeometry& g, const int32_t* coords, int
     int64_t rank = 0;
     for (int64_t m = begin; m < end; ++m) {
       const int32_t* site = coords + 4 * m;
-      const int64_t x = site[1] * g.stride[0] - g.padding[0] + column / g.kernel[1];
-      const int64_t y = site[2] * g.stride[1] - g.padding[1] + column % g.kernel[1];
+      const int64_t x = int64_t{site[1]} * g.stride[0] - g.padding[0] + column / g.kernel[1];
+      const int64_t y = int64_t{site[2]} * g.stride[1] - g.padding[1] + column % g.kernel[1];
       if (x < 0 || x >= shape_.x || y < 0 || y >= shape_.y) continue;
-      const int64_t z = site[3] * g.stride[2] - g.padding[2];
+      const int64_t z = int64_t{site[3]} * g.stride[2] - g.padding[2];
       const int64_t low = std::max<int64_t>(z, 0), high = std::min(z + windows.taps, shape_.z);
       if (low >= high) continue;
       const int64_t start = key(site[0], x, y, low), stop = start + high - low;

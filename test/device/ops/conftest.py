@@ -11,7 +11,7 @@ from anybev.device.ops._contract import CONTRACTS
 @pytest.fixture(params=["native", "reference"])
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Each implementation on the CPU of the operator that the test module is named after."""
-    name = request.module.__name__.rpartition("test_")[2]
+    name = request.module.__name__.rpartition("test_")[2].removesuffix("_contract")
     if request.param == "reference":
         monkeypatch.setenv("ANYBEV_OPS", f"{name}=reference")
     elif CONTRACTS[name].implementation("cpu") != "native":
