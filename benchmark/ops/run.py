@@ -13,6 +13,7 @@ from anybev.benchmark import ops
 from anybev.benchmark.ops.harness import Context, Row, machine, write_line
 
 _PREFIX = "bench_"
+_TABLE_WIDTH = 132
 
 
 def discover(only: tuple[str, ...] = ()) -> dict[str, ModuleType]:
@@ -49,7 +50,9 @@ def run(out: Path, only: tuple[str, ...] = ()) -> None:
     modules = discover(only)
     # A reference timed under our name would be a wrong row.
     os.environ["ANYBEV_REQUIRE_NATIVE"] = "1"
-    context, facts, console = Context(), machine(), Console(soft_wrap=True, highlight=False)
+    context, facts = Context(), machine()
+    # A table squeezed into 80 columns cannot be read; a log file has no width.
+    console = Console(width=max(_TABLE_WIDTH, Console().width), highlight=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     measured: list[Row] = []
     with out.open("w") as file:
@@ -59,6 +62,8 @@ def run(out: Path, only: tuple[str, ...] = ()) -> None:
                 measured.append(row)
                 console.print(f"{name}: {_summary(row)}")
     console.print(table(measured))
+    for note in dict.fromkeys(f"{row.side}: {row.note}" for row in measured if row.note):
+        console.print(note)
     console.print(f"{facts['device']} · torch {facts['torch']} · commit {facts['commit']}")
     console.print(f"input: {context.scenes['S1'].origin}; rows in {out}")
 
@@ -71,12 +76,11 @@ def table(rows: list[Row]) -> Table:
     """Rows as people read them."""
     result = Table(title="operators: median of repeated runs")
     for column in ("operator", "case", "direction", "dtype", "side"):
-        result.add_column(column)
-    for column in ("threads", "ms", "IQR", "GFLOP/s", "of ceiling", "faster than"):
-        result.add_column(column, justify="right")
-    result.add_column("note", overflow="fold")
+        result.add_column(column, no_wrap=column == "side")
+    for column in ("threads", "ms", "IQR", "GFLOP/s", "of ceiling"):
+        result.add_column(column, justify="right", no_wrap=column == "ms")
+    result.add_column("faster than")
     for row in rows:
-        ratios = "\n".join(f"{side} {ratio:.1f}x" for side, ratio in row.ratios.items())
         share = row.gflops and row.ceiling_gflops and row.gflops / row.ceiling_gflops
         result.add_row(
             row.operator,
@@ -89,7 +93,6 @@ def table(rows: list[Row]) -> Table:
             f"{row.timing.iqr_ms:.2f}",
             f"{row.gflops:.0f}" if row.gflops else "",
             f"{share:.0%}" if share else "",
-            ratios,
-            row.note,
+            ", ".join(f"{side} {ratio:.1f}x" for side, ratio in row.ratios.items()),
         )
     return result
