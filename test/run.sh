@@ -6,7 +6,7 @@ ruff check .
 ruff format --check .
 lint-imports
 mypy
-clang-format --dry-run --Werror csrc/ops/*/*.cpp $(find csrc -name '*.h')
+find csrc \( -name "*.cpp" -o -name "*.h" \) -exec clang-format --dry-run --Werror {} +
 marks="not slow"
 [[ ${ANYBEV_TEST_SLOW:-0} == 1 ]] && marks=""
 exec python -m pytest -m "$marks" --durations=15
