@@ -6,9 +6,23 @@ from pathlib import Path
 import click
 
 import anybev
+from anybev import envs
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _ClearErrors(click.Group):
+    """Bad input ends in one line; ``ANYBEV_TRACEBACK=1`` shows where it was found."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, RuntimeError, OSError) as error:
+            if envs.traceback():
+                raise
+            message = f"{error} (ANYBEV_TRACEBACK=1 shows where)"
+            raise click.ClickException(message) from error
+
+
+@click.group(cls=_ClearErrors, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(anybev.__version__)
 def main() -> None:
     """BEV 3D perception on CPU, NVIDIA CUDA and Ascend NPU."""

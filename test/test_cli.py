@@ -1,0 +1,36 @@
+import pytest
+from click.testing import CliRunner
+
+from anybev.cli import main
+
+
+def test_help_lists_the_commands() -> None:
+    text = CliRunner().invoke(main, ["--help"]).output
+    assert all(command in text for command in ("env", "synth", "bench"))
+
+
+def test_bad_operator_name_ends_in_one_line() -> None:
+    result = CliRunner().invoke(main, ["bench", "ops", "--only", "sparse_cnv"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: bench ops: --only must be one of box_iou_rotated")
+
+
+def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYBEV_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="--only must be one of"):
+        CliRunner().invoke(main, ["bench", "ops", "--only", "x"], catch_exceptions=False)
+
+
+def test_synth_refuses_to_hold_out_every_scene() -> None:
+    arguments = ["synth", "nuscenes", "--out", "x", "--scenes", "2", "--val-scenes", "2"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "--val-scenes must be less than --scenes, got 2" in result.output
+
+
+def test_synth_refuses_a_folder_with_other_files(tmp_path) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "photo.jpg").write_bytes(b"x")
+    result = CliRunner().invoke(main, ["synth", "nuscenes", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
