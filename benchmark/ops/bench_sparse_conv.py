@@ -38,8 +38,9 @@ LAYERS = {
     "L4 subm": ("L4 subm", 128, 128),
     "conv_out": ("out strided", 128, 128),
 }
-# Largest difference to spconv, relative to the largest value, that counts as the same convolution.
-SAME_VALUES = 1e-5
+# Largest difference to spconv, relative to the largest value, that counts as the same convolution:
+# sums of 100,000 float32 terms stray by 1e-5, a wrong pair by 1e-1.
+SAME_VALUES = 1e-4
 
 
 @dataclass(frozen=True)
