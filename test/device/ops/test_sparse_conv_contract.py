@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -241,3 +243,26 @@ def test_wrong_arguments_are_named() -> None:
     ):
         with pytest.raises(error, match=re.escape(words)):
             sparse_conv(arguments[0], arguments[1], plan, arguments[2])
+
+
+@pytest.mark.usefixtures("threads")
+def test_real_sweep(test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first strided layer of the encoder, on one real sweep: reference, and threads."""
+    file = next((test_data / "data" / "nuscenes_frame").glob("*LIDAR_TOP*.bin"))
+    points_lidar_m = torch.from_numpy(np.fromfile(file, np.float32).reshape(-1, 5))[:, :3]
+    cells = ((points_lidar_m + torch.tensor([54, 54, 5])) / torch.tensor([0.075, 0.075, 0.2])).int()
+    cells = cells[((cells >= 0) & (cells < torch.tensor([1440, 1440, 40]))).all(1)].unique(dim=0)
+    coords = torch.cat([torch.zeros_like(cells[:, :1]), cells], 1)
+    geometry = {"kernel_size": (3, 3, 3), "stride": (2, 2, 2), "padding": (1, 1, 1)}
+    plan = sparse_neighbors(coords, (1440, 1440, 41), 1, mode="strided", **geometry)
+    leaves = make_inputs(plan, 16, 32)
+    torch.set_num_threads(1)
+    alone = run(plan, *leaves)
+    torch.set_num_threads(2)
+    assert all(torch.equal(a, b) for a, b in zip(alone, run(plan, *leaves), strict=True))
+    monkeypatch.setenv("ANYBEV_OPS", "sparse_conv=reference")
+    for ours, wanted in zip(alone, run(plan, *leaves), strict=True):
+        scale = wanted.abs().amax()
+        torch.testing.assert_close(
+            ours / scale, wanted / scale, **tolerances(torch.float32, "sparse_conv")
+        )
