@@ -1,7 +1,12 @@
 #include "ops/cpu/sparse_neighbors_columns.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <new>
 
 namespace anybev::sparse_neighbors {
@@ -36,6 +41,20 @@ uint64_t reached_cells(uint64_t cells, const ConvGeometry& g, int64_t depth) {
   return every_nth_bit(moved, g.stride[2]) & inside;
 }
 
+// Zeroed memory, in huge pages where the system has them, because readers jump about in it.
+uint64_t* zeroed_words(int64_t count) {
+#if defined(__linux__)
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const size_t bytes = (count * sizeof(uint64_t) + kHugePage - 1) / kHugePage * kHugePage;
+  void* memory = std::aligned_alloc(kHugePage, bytes);
+  if (!memory) return nullptr;
+  madvise(memory, bytes, MADV_HUGEPAGE);  // advice: failure changes speed alone
+  return static_cast<uint64_t*>(std::memset(memory, 0, bytes));
+#else
+  return static_cast<uint64_t*>(std::calloc(static_cast<size_t>(count), sizeof(uint64_t)));
+#endif
+}
+
 }  // namespace
 
 Span reaching(int64_t i, int axis, const ConvGeometry& g, int64_t size) {
@@ -60,10 +79,10 @@ void ColumnIndex::resize(const Shape3& shape, int64_t pad_x, int64_t pad_y) {
   in_use_pitch_ = (shape.y + 63) / 64;
   origin_ = pad_x * pitch_ + pad_y;
   in_use_.resize(static_cast<size_t>(size_x_ * in_use_pitch_), 0);
-  const int64_t needed = (size_x_ + 2 * pad_x) * pitch_;
+  const int64_t needed = (size_x_ + 2 * pad_x) * pitch_ + kWordSlack;
   if (needed <= capacity_) return;
   capacity_ = 0;
-  words_.reset(static_cast<uint64_t*>(std::calloc(static_cast<size_t>(needed), sizeof(uint64_t))));
+  words_.reset(zeroed_words(needed));
   if (!words_) throw std::bad_alloc();
   capacity_ = needed;
 }
@@ -97,23 +116,40 @@ void ColumnIndex::insert(const int32_t* coords, int64_t rows) {
   collect();
 }
 
-void ColumnIndex::insert_reached(const ColumnIndex& from, const ConvGeometry& geometry,
+void ColumnIndex::insert_reached(const ColumnIndex& from, const ConvGeometry& g,
                                  const Shape3& shape) {
+  const std::vector<Column>& sources = from.columns_;
+  std::vector<uint64_t> reached(sources.size());
+  for (size_t i = 0; i < sources.size(); ++i) {
+    reached[i] = reached_cells(sources[i].cells, g, shape.z);
+  }
   // A table, because a division a column would cost as much as the rest.
-  const int64_t from_y = from.pitch_ - 2 * from.pad_y_;
-  std::vector<Span> along_y(static_cast<size_t>(from_y));
-  for (int64_t y = 0; y < from_y; ++y) along_y[y] = reaching(y, 1, geometry, shape.y);
-  Span xs{};
-  for (int32_t last_x = -1; const Column& column : from.columns_) {
-    const uint64_t cells = reached_cells(column.cells, geometry, shape.z);
-    if (!cells) continue;
-    if (column.x != last_x) xs = reaching(last_x = column.x, 0, geometry, shape.x);
-    const Span ys = along_y[column.y];
-    for (int64_t x = xs.first; x <= xs.last; ++x) {
-      for (int64_t y = ys.first; y <= ys.last; ++y) mark(x, y, cells);
+  std::vector<Span> along_y(static_cast<size_t>(from.pitch_ - 2 * from.pad_y_));
+  for (size_t y = 0; y < along_y.size(); ++y) {
+    along_y[y] = reaching(static_cast<int64_t>(y), 1, g, shape.y);
+  }
+  // One row of outputs at a time, so that they meet in a buffer that stays in the first cache.
+  std::vector<uint64_t> row(static_cast<size_t>(shape.y), 0);
+  size_t begin = 0;
+  for (int64_t x = 0; x < shape.x && begin < sources.size(); ++x) {
+    const int64_t first = x * g.stride[0] - g.padding[0], last = first + g.kernel[0] - 1;
+    while (begin < sources.size() && sources[begin].x < first) ++begin;
+    for (size_t i = begin; i < sources.size() && sources[i].x <= last; ++i) {
+      if (!reached[i]) continue;
+      const Span ys = along_y[sources[i].y];
+      for (int64_t y = ys.first; y <= ys.last; ++y) {
+        row[y] |= reached[i];
+        in_use_[y >> 6] |= uint64_t{1} << (y & 63);
+      }
+    }
+    for (int64_t word = 0; word < in_use_pitch_; ++word) {
+      for (; in_use_[word]; in_use_[word] &= in_use_[word] - 1) {
+        const int64_t y = word * 64 + std::countr_zero(in_use_[word]);
+        append(static_cast<int32_t>(x), static_cast<int32_t>(y), row[y]);
+        row[y] = 0;
+      }
     }
   }
-  collect();
 }
 
 void ColumnIndex::collect() {

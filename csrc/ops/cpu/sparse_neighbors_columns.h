@@ -76,7 +76,7 @@ class ColumnIndex {
   void append(int32_t x, int32_t y, uint64_t cells);
   void collect();
 
-  // Zeroed by calloc, so pages that no cell touches cost nothing.
+  // Zero wherever no column is in use.
   std::unique_ptr<uint64_t[], Free> words_;
   std::vector<uint64_t> in_use_;  // one bit a column, only while cells are being added
   std::vector<Column> columns_;   // ascending

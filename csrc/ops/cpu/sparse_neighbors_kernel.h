@@ -30,7 +30,8 @@ struct ConvGeometry {
 // The occupied cells of one sample as readers see them. A column (x, y) is one word: bit z of its
 // low `depth` bits is set when the cell is occupied, the bits above hold the rank of its lowest
 // cell in the sample. `words` points at column (0, 0) and may be read as far outside the grid as
-// any kernel reaches: zeros lie there.
+// any kernel reaches, and kWordSlack words further: zeros lie there.
+constexpr int kWordSlack = 4;
 struct ColumnView {
   const uint64_t* words;
   int64_t pitch;

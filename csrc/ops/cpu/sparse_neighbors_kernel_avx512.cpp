@@ -5,6 +5,7 @@
 #if defined(__x86_64__)
 // GCC 12's own headers start vectors from themselves (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #include <immintrin.h>
 
 namespace anybev::sparse_neighbors {
@@ -71,6 +72,31 @@ class Start {
   __m512i cell_bits_, depth_, up_, down_, below_;
 };
 
+// Words of eight rows in up to kStep neighbouring columns.
+constexpr int kStep = 4;
+struct Columns {
+  __m512i word[kStep];
+};
+
+// One load a row brings kStep words; a transposition sorts them by column, cheaper than gathering.
+inline Columns load_columns(const uint64_t* words, const int32_t* at) {
+  const auto rows = [&](int first) {
+    const auto* low = reinterpret_cast<const __m256i*>(words + at[first]);
+    const auto* high = reinterpret_cast<const __m256i*>(words + at[first + 1]);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256(low)),
+                              _mm256_loadu_si256(high), 1);
+  };
+  const __m512i a = rows(0), b = rows(2), c = rows(4), d = rows(6);
+  const __m512i first = _mm512_setr_epi64(0, 4, 8, 12, 1, 5, 9, 13);
+  const __m512i last = _mm512_setr_epi64(2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i low01 = _mm512_permutex2var_epi64(a, first, b);
+  const __m512i high01 = _mm512_permutex2var_epi64(c, first, d);
+  const __m512i low23 = _mm512_permutex2var_epi64(a, last, b);
+  const __m512i high23 = _mm512_permutex2var_epi64(c, last, d);
+  return {_mm512_shuffle_i64x2(low01, high01, 0x44), _mm512_shuffle_i64x2(low01, high01, 0xEE),
+          _mm512_shuffle_i64x2(low23, high23, 0x44), _mm512_shuffle_i64x2(low23, high23, 0xEE)};
+}
+
 void find_group(const ColumnView& cells, const ConvGeometry& g, const int32_t* coords,
                 __mmask16 lanes, int64_t tile, int group, const Windows& windows) {
   const Sites site = load_sites(coords, lanes);
@@ -80,31 +106,30 @@ void find_group(const ColumnView& cells, const ConvGeometry& g, const int32_t* c
   };
   const __m512i pitch = _mm512_set1_epi32(static_cast<int32_t>(cells.pitch));
   const __m512i x = origin(site.x, g.stride[0], g.padding[0]);
-  const __m512i corner =
-      _mm512_add_epi32(_mm512_mullo_epi32(x, pitch), origin(site.y, g.stride[1], g.padding[1]));
-  const __m256i corner_low = _mm512_castsi512_si256(corner);
-  const __m256i corner_high = _mm512_extracti64x4_epi64(corner, 1);
+  alignas(64) int32_t corner[kGroup];
+  _mm512_store_si512(corner, _mm512_add_epi32(_mm512_mullo_epi32(x, pitch),
+                                              origin(site.y, g.stride[1], g.padding[1])));
   const __m512i z = origin(site.z, g.stride[2], g.padding[2]);
   const Start low(widen(z, 0), cells), high(widen(z, 1), cells);
-  const __m512i zero = _mm512_setzero_si512(), first_rank = _mm512_set1_epi32(cells.first_rank);
+  const __m512i first_rank = _mm512_set1_epi32(cells.first_rank);
   // The first lane of a group starts its presence words; a later start adds to them.
   const uint16_t keep = lanes & 1 ? 0 : 0xFFFF;
-  const auto lanes_low = static_cast<__mmask8>(lanes);
-  const auto lanes_high = static_cast<__mmask8>(lanes >> 8);
   int32_t* first = windows.first_of(tile, 0) + group * kGroup;
   uint16_t* present = windows.present_of(tile, 0) + group;
   for (int kx = 0; kx < g.kernel[0]; ++kx) {
-    for (int ky = 0; ky < g.kernel[1]; ++ky, first += kTile) {
-      const uint64_t* words = cells.words + kx * cells.pitch + ky;
-      const Found a = low.find(_mm512_mask_i32gather_epi64(zero, lanes_low, corner_low, words, 8));
-      const Found b =
-          high.find(_mm512_mask_i32gather_epi64(zero, lanes_high, corner_high, words, 8));
-      const __m512i rank = _mm512_add_epi32(first_rank, narrow(a.rank, b.rank));
-      _mm512_mask_storeu_epi32(first, lanes, rank);
-      const __m512i window = narrow(a.window, b.window);
-      for (int tap = 0; tap < windows.taps; ++tap, present += kGroups) {
-        const __mmask16 bits = _mm512_test_epi32_mask(window, _mm512_set1_epi32(1u << tap));
-        *present = static_cast<uint16_t>((*present & keep) | bits);
+    for (int from = 0; from < g.kernel[1]; from += kStep) {
+      const uint64_t* words = cells.words + kx * cells.pitch + from;
+      const Columns below = load_columns(words, corner), above = load_columns(words, corner + 8);
+      for (int i = 0; i < kStep && from + i < g.kernel[1]; ++i, first += kTile) {
+        const Found a = low.find(below.word[i]), b = high.find(above.word[i]);
+        const __m512i rank = _mm512_add_epi32(first_rank, narrow(a.rank, b.rank));
+        _mm512_mask_storeu_epi32(first, lanes, rank);
+        const __m512i window = narrow(a.window, b.window);
+        for (int tap = 0; tap < windows.taps; ++tap, present += kGroups) {
+          const __mmask16 bits =
+              _mm512_mask_test_epi32_mask(lanes, window, _mm512_set1_epi32(1u << tap));
+          *present = static_cast<uint16_t>((*present & keep) | bits);
+        }
       }
     }
   }
