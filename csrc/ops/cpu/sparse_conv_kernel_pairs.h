@@ -33,21 +33,13 @@ class PairLists {
     check_starts();
   }
 
-  PairRun run(int64_t tile, int64_t offset) const {
-    const int32_t* start = start_.const_data_ptr<int32_t>() + tile * offsets + offset;
-    return {source_.const_data_ptr<int32_t>() + start[0], row_.const_data_ptr<int16_t>() + start[0],
-            start[1] - start[0], source_.numel() - start[0]};
-  }
+  PairRun run(int64_t tile, int64_t offset) const { return runs(tile, offset, offset + 1); }
 
   int64_t pairs() const { return source_.numel(); }
   int64_t rows_of(int64_t tile) const { return std::min(kTileRows, rows - tile * kTileRows); }
 
   // Whether every pair of a tile stays inside the features and inside the tile.
-  bool in_range(int64_t tile) const {
-    PairRun all = run(tile, 0);
-    all.count = run(tile, offsets).source - all.source;
-    return in_range(tile, all);
-  }
+  bool in_range(int64_t tile) const { return in_range(tile, runs(tile, 0, offsets)); }
 
   // The same for some of its pairs.
   bool in_range(int64_t tile, const PairRun& pairs) const {
@@ -69,6 +61,14 @@ class PairLists {
   const int64_t rows, offsets, tiles;
 
  private:
+  // Pairs of a tile at offsets [first, last).
+  PairRun runs(int64_t tile, int64_t first, int64_t last) const {
+    const int32_t* start = start_.const_data_ptr<int32_t>() + tile * offsets;
+    const int64_t begin = start[first], end = start[last];
+    return {source_.const_data_ptr<int32_t>() + begin, row_.const_data_ptr<int16_t>() + begin,
+            end - begin, source_.numel() - begin};
+  }
+
   void check_starts() const {
     const int64_t wanted = tiles * offsets + 1;
     TORCH_CHECK_VALUE(start_.numel() == wanted, "sparse_conv: tile_ptr must be (", wanted,
