@@ -126,7 +126,8 @@ def thread_count(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+def environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Environment variables set (or unset, for None) inside the block."""
     before = {name: os.environ.get(name) for name in changes}
     _set_environment(changes)
     try:
@@ -148,7 +149,7 @@ def on_reference(operator: str, run: Side) -> Side:
     changes = {"ANYBEV_OPS": f"{operator}=reference", "ANYBEV_REQUIRE_NATIVE": None}
 
     def forced() -> object:
-        with _environment(changes):
+        with environment(changes):
             return run()
 
     return forced

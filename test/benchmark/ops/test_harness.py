@@ -1,0 +1,95 @@
+"""The operator benchmark harness: clock, rows, file, choice of modules, synthetic input."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from anybev.benchmark.ops import harness, run
+from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row
+from anybev.benchmark.ops.scene import ENCODER, Scene
+
+
+def sleeper(seconds: float) -> harness.Side:
+    return lambda: time.sleep(seconds)
+
+
+def rows_of(ctx: Context) -> Iterator[Row]:
+    sides = {OURS: sleeper(0.001), "peer 1.0": sleeper(0.004)}
+    yield from ctx.compare(
+        "sparse_conv", "S1 L1", sides, shape={"sites": 7}, gflop=0.5, ceiling_gflops=1000.0
+    )
+
+
+def test_ratio_is_the_time_of_the_other_side_over_ours() -> None:
+    ours, peer = rows_of(Context(runs=5, seconds=0.1))
+    assert (ours.side, peer.side) == (OURS, "peer 1.0")
+    assert ours.ratios["peer 1.0"] == peer.timing.median_ms / ours.timing.median_ms > 1.5
+    assert peer.ratios == {}
+    assert ours.flat()["of_ceiling"] == pytest.approx(0.5 / ours.timing.median_ms)
+
+
+def test_a_slow_side_is_measured_once_and_a_quick_one_as_wanted() -> None:
+    timings = harness.measure({"slow": sleeper(0.03), "quick": lambda: None}, runs=9, seconds=0.02)
+    assert timings["slow"].runs == 1
+    assert timings["slow"].iqr_ms == 0
+    assert timings["quick"].runs == 9
+
+
+def test_threads_and_forced_reference_hold_inside_the_run_only() -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def look() -> None:
+        seen.append((torch.get_num_threads(), os.environ.get("ANYBEV_OPS")))
+
+    sides = {OURS: look, REFERENCE: harness.on_reference("sparse_conv", look)}
+    list(Context(runs=1).compare("sparse_conv", "x", sides, shape={}, threads=1))
+    assert set(seen) == {(1, os.environ.get("ANYBEV_OPS")), (1, "sparse_conv=reference")}
+    assert torch.get_num_threads() == before
+
+
+def test_ceiling_is_positive_and_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, calls = Context(), []
+    monkeypatch.setattr(harness, "_matmul_gflops", lambda *a: calls.append(a) or len(calls))
+    monkeypatch.setattr(harness, "_square_gflops", lambda *a: 0.5)
+    for _ in range(2):
+        assert ctx.ceiling_gflops(16, 32, torch.float32, 1) == 1
+    assert len(calls) == 1
+
+
+def test_run_writes_one_json_line_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "discover", lambda only: {"demo": SimpleNamespace(rows=rows_of)})
+    monkeypatch.setattr(run, "Context", lambda: Context(runs=2, seconds=0.1))
+    out = tmp_path / "deep" / "rows.jsonl"
+    run.run(out, only=("demo",))
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["side"] for line in lines] == [OURS, "peer 1.0"]
+    for name in ("commit", "device", "torch", "threads", "dtype", "shape", "input", "median_ms"):
+        assert name in lines[0]
+
+
+def test_every_operator_with_a_benchmark_can_be_chosen() -> None:
+    assert list(run.discover(("sparse_neighbors",))) == ["sparse_neighbors"]
+    assert {"sparse_conv", "sparse_neighbors", "voxelize_hard"} <= set(run.discover())
+
+
+def test_unknown_operator() -> None:
+    with pytest.raises(ValueError, match=r"--only must be one of .*sparse_conv.*, got warp"):
+        run.discover(("warp",))
+
+
+def test_synthetic_sweep_stands_in_where_there_is_no_sample_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANYBEV_TEST_DATA", str(tmp_path))
+    scene = Scene.load(1)
+    assert scene.origin.startswith("synthetic")
+    assert len(scene.points_lidar_m) == 34688
+    assert 10_000 < len(scene.coords) < 40_000
+    assert list(scene.plans) == list(ENCODER)
+    assert scene.plans["out strided"].out_shape == (180, 180, 2)
