@@ -1,6 +1,5 @@
 """Reading a config and refusing keys that nothing reads."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from anybev.engine import registry
+from anybev.models.common.arguments import refuse_unknown, suggestion
 
 # What mmengine's Runner reads at the top of a config; other names there are the config's own
 # variables, unless they look like one of these misspelled.
@@ -56,11 +56,6 @@ def _typed(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _typed(value, f"{path}[{index}]")
 
 
-def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, sorted(known), 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def check(config: Config) -> None:
     """Compare every typed dict with what its class takes.
 
@@ -68,20 +63,15 @@ def check(config: Config) -> None:
         ValueError: a key that nothing reads, with its path and the nearest known one.
     """
     for name in config:
-        close = difflib.get_close_matches(name, TOP_LEVEL, 1, _MISSPELLED)
-        if name not in TOP_LEVEL and close:
-            raise ValueError(f"config: {name!r} is no key of it; did you mean {close[0]!r}?")
+        if name not in TOP_LEVEL and suggestion(name, TOP_LEVEL, _MISSPELLED):
+            refuse_unknown("config", [name], TOP_LEVEL)
     for name in sorted(TOP_LEVEL & set(config)):
         for path, node in _typed(config[name], name):
             parameters = _parameters(node["type"])
             if parameters is None:
                 continue
-            for key in node:
-                if key != "type" and key not in parameters and not key.startswith("_"):
-                    raise ValueError(
-                        f"config: {path} ({node['type']}) has the unknown key {key!r}"
-                        f"{_hint(key, parameters)}"
-                    )
+            keys = [key for key in node if key != "type" and not key.startswith("_")]
+            refuse_unknown(f"config: {path}: {node['type']}", keys, parameters)
 
 
 def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -102,8 +92,8 @@ def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
         first = key.split(".")[0]
         if first not in config and first not in TOP_LEVEL:
             raise ValueError(
-                f"config: --cfg-options {key} names no key of {path}"
-                f"{_hint(first, TOP_LEVEL | set(config))}"
+                f"config: --cfg-options must name keys of {path}, got {key!r}"
+                f"{suggestion(first, TOP_LEVEL | set(config))}"
             )
     if options:
         config.merge_from_dict(dict(options))

@@ -1,17 +1,35 @@
 """Calling a class with what a config says, wrong keys named."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def suggestion(word: str, known: Collection[str]) -> str:
-    """``"; try <the known word nearest to it>"``, or nothing."""
-    close = get_close_matches(word, known, 1)
+def suggestion(word: str, known: Collection[str], likeness: float = 0.6) -> str:
+    """``"; try <the known word nearest to it>"``, or nothing where none is so alike (0..1)."""
+    close = get_close_matches(word, known, 1, likeness)
     return f"; try {close[0]}" if close else ""
+
+
+def refuse_unknown(where: str, keys: Iterable[str], accepted: Collection[str]) -> None:
+    """Stop at a key that nothing reads.
+
+    Args:
+        where: place in the config and, where there is one, what is built there.
+        keys: of the config.
+        accepted: known ones.
+
+    Raises:
+        ValueError: the first unknown key, with the known one nearest to it.
+    """
+    for key in keys:
+        if key not in accepted:
+            raise ValueError(
+                f"{where} must be given known keys, got {key!r}{suggestion(key, accepted)}"
+            )
 
 
 def call(
@@ -31,11 +49,7 @@ def call(
     """
     name = getattr(factory, "__name__", str(factory))
     accepted = dict(inspect.signature(factory).parameters)
-    for key in arguments:
-        if key not in accepted:
-            raise ValueError(
-                f"{where}: {name} must be given known keys, got {key!r}{suggestion(key, accepted)}"
-            )
+    refuse_unknown(f"{where}: {name}", arguments, accepted)
     named = {**arguments, **more}
     waiting = list(accepted.items())[len(given) :]
     missing = [key for key, p in waiting if p.default is p.empty and key not in named]

@@ -108,12 +108,16 @@ def test_amp_trains_in_bfloat16_and_auto_scale_lr_scales(
         (["no_such_config.py"], "config: no file no_such_config.py"),
         (
             [CONFIG_FILE, "--cfg-options", "model.pts_backbone.layer_num=[1,1]"],
-            r"config: model.pts_backbone \(SECOND\) has the unknown key 'layer_num'; did you mean "
-            "'layer_nums'",
+            "config: model.pts_backbone: SECOND must be given known keys, got 'layer_num'; "
+            "try layer_nums",
         ),
         (
             [CONFIG_FILE, "--cfg-options", "optim_wraper.type=OptimWrapper"],
-            "optim_wraper.type names no key of .*did you mean 'optim_wrapper'",
+            "--cfg-options must name keys of .*got 'optim_wraper.type'; try optim_wrapper",
+        ),
+        (
+            [CONFIG_FILE, "--cfg-options", "seed"],
+            "--cfg-options must be KEY=VALUE pairs, got 'seed'",
         ),
         ([CONFIG_FILE, "--auto-scale-lr"], "--auto-scale-lr needs auto_scale_lr.base_batch_size"),
         ([CONFIG_FILE, "--resume", "nowhere.pth"], "nowhere.pth"),
