@@ -20,8 +20,9 @@ def nms_circle(centers_m: Tensor, scores: Tensor, squared_radius: float) -> Tens
         (K,) int64, by descending score.
     """
     order = scores.argsort(descending=True, stable=True)
-    near = torch.cdist(centers_m[order], centers_m[order]) ** 2 <= squared_radius
-    near = near.cpu()
+    ranked = centers_m[order]
+    # Differences, not cdist: its matrix product loses centimetres 50 m away from the origin.
+    near = ((ranked[:, None] - ranked).square().sum(-1) <= squared_radius).cpu()
     alive = torch.ones(len(order), dtype=torch.bool)
     for rank in range(len(order)):
         if alive[rank]:

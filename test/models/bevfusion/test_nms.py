@@ -20,6 +20,15 @@ def test_circle_equals_a_loop() -> None:
     assert nms_circle(centers[:0], scores[:0], 0.175).shape == (0,)
 
 
+def test_circle_is_exact_far_from_the_origin() -> None:
+    # 0.40 m apart keeps one of two at a squared radius of 0.175; 0.42 m keeps both.
+    pairs = torch.tensor([[0.0, 0.0], [0.40, 0.0], [8.0, 0.0], [8.42, 0.0]])
+    centers = torch.cat([pairs + torch.tensor([50.0, 8.0 * i - 50.0]) for i in range(13)])
+    scores = torch.arange(52.0).flip(0)
+    kept = nms_circle(centers, scores, 0.175)
+    assert kept.tolist() == [i for i in range(52) if i % 4 != 1]
+
+
 def test_only_classes_with_a_radius_are_suppressed() -> None:
     boxes = torch.tensor([[0, 0, 0, 1, 1, 1, 0.0]] * 6)
     scores, labels = torch.linspace(0.1, 0.6, 6), torch.tensor([0, 0, 1, 1, 1, 7])
