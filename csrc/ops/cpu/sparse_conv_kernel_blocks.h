@@ -18,7 +18,7 @@
 
 namespace anybev::sparse_conv {
 
-constexpr int64_t kPrefetchBytes = 256;
+constexpr int64_t kPrefetchBytes = 512;
 
 // sums[row] += features[source] @ weight for kRows pairs and kVectors vectors of channels.
 template <class V, int kVectors, int kRows>
