@@ -28,7 +28,7 @@ class NuScenesMetric(BaseMetric):
             None.
     """
 
-    default_prefix = None
+    default_prefix = ""  # None makes mmengine warn
 
     def __init__(
         self,

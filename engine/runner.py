@@ -1,5 +1,6 @@
 """mmengine's Runner with AnyBEV's checkpoints and data loaders."""
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from anybev.datasets.sample import Batch, Sample, collate
+from anybev.device import current_backend
 from anybev.engine import checkpoint as checkpoints
+from anybev.engine import distributed
 from anybev.engine.builder import build_detector
 from anybev.engine.detector_adapter import DetectorAdapter
 from anybev.engine.loops import ResumableEpochLoop
@@ -55,6 +59,11 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(internal), gauss))
 
 
+def _is_for_the_user(record: logging.LogRecord) -> bool:
+    """Whether a message is about the run: mmengine's hooks warn of mmengine's own old classes."""
+    return not str(record.msg).startswith(('"FileClient" will be', '"HardDiskBackend" is the'))
+
+
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
     """Drives training and evaluation; see ``mmengine.runner.Runner`` for the arguments.
@@ -66,6 +75,26 @@ class Runner(MMEngineRunner):
 
     optim_wrapper: Any
     param_schedulers: Any
+
+    def setup_env(self, env_cfg: dict[str, Any]) -> None:
+        """As mmengine's; several processes also without an accelerator."""
+        if distributed.joins_by_itself(self.launcher):
+            distributed.join(env_cfg.get("dist_cfg", {}))
+        super().setup_env(env_cfg)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """As mmengine's, without its notices about its own deprecated classes."""
+        logger: MMLogger = super().build_logger(*args, **kwargs)
+        logger.addFilter(_is_for_the_user)
+        return logger
+
+    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
+        """As mmengine's; several processes also without an accelerator."""
+        if self.distributed and model_wrapper_cfg is None and current_backend().name == "cpu":
+            unused = bool(self.cfg.get("find_unused_parameters", False))
+            return distributed.wrap_on_cpu(model, unused)
+        wrapped: nn.Module = super().wrap_model(model_wrapper_cfg, model)
+        return wrapped
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         """Build the detector and wrap it for the loops."""
@@ -106,7 +135,9 @@ class Runner(MMEngineRunner):
         by_epoch: bool = True,
         backend_args: dict[str, Any] | None = None,
     ) -> None:
-        """Write one checkpoint atomically (called by mmengine's CheckpointHook)."""
+        """Write one checkpoint atomically (called by mmengine's CheckpointHook on every rank)."""
+        if self.rank != 0:
+            return
         loop = self.train_loop
         record = dict(meta or {})
         record.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)

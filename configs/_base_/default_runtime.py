@@ -7,6 +7,8 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3),
     sampler_seed=None,  # the training loop hands the sampler its epoch and position
     metrics=dict(type="LastMetricsHook"),
+    sync_buffers=dict(type="SyncBuffersHook"),  # several processes score and save one model
+    bad_samples=dict(type="BadSamplesHook"),
 )
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

@@ -1,0 +1,47 @@
+"""Several processes on any backend: mmengine's own set-up takes an accelerator for granted."""
+
+import datetime
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch.distributed as dist
+from mmengine.model import MMDistributedDataParallel
+from torch import nn
+
+from anybev.device import current_backend
+
+
+def joins_by_itself(launcher: str) -> bool:
+    """Whether mmengine cannot start this process group: torchrun on the CPU."""
+    return launcher == "pytorch" and current_backend().name == "cpu" and not dist.is_initialized()
+
+
+def join(options: Mapping[str, Any]) -> None:
+    """Join the process group that torchrun describes in the environment.
+
+    Args:
+        options: ``env_cfg.dist_cfg``: ``backend``, and ``timeout`` in seconds.
+
+    Raises:
+        RuntimeError: the process was not started by torchrun.
+    """
+    if "RANK" not in os.environ:
+        raise RuntimeError(
+            "launcher: pytorch must be started by torchrun, got no RANK in the environment; try "
+            "torchrun --nproc-per-node N tools/train.py ... --launcher pytorch"
+        )
+    # As torchrun chose for OpenMP; unset, mmengine sets it to 1 and warns.
+    os.environ.setdefault("MKL_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
+    arguments = dict(options)
+    if "timeout" in arguments:
+        arguments["timeout"] = datetime.timedelta(seconds=arguments["timeout"])
+    dist.init_process_group(**arguments)
+
+
+def wrap_on_cpu(model: nn.Module, find_unused_parameters: bool) -> nn.Module:
+    """The model with its gradients averaged over the processes; a CPU has no device index."""
+    wrapped: nn.Module = MMDistributedDataParallel(
+        module=model, find_unused_parameters=find_unused_parameters
+    )
+    return wrapped
