@@ -203,7 +203,10 @@ def load_pickle(
     if isinstance(path_or_file, (str, Path)):
         path = Path(path_or_file)
         if not path.is_file():
-            raise FileNotFoundError(f"pickle: {path} must be an existing file, got none")
+            raise FileNotFoundError(
+                f"pickle: {path} must be an existing file, got none; try tools/create_data.py, "
+                "which writes info files and databases"
+            )
         if path.stat().st_size > max_bytes:
             raise ValueError(
                 f"pickle: {path} must be at most {max_bytes} bytes, got {path.stat().st_size}"

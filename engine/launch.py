@@ -16,13 +16,29 @@ from anybev.engine.runner import Runner
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
+class _Options(DictAction):
+    """``KEY=VALUE`` pairs; a word without ``=`` is named."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        for value in values:
+            if "=" not in value:
+                parser.error(f"--cfg-options must be KEY=VALUE pairs, got {value!r}")
+        super().__call__(parser, namespace, values, option_string)
+
+
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """Flags that mmdetection3d's train.py and test.py share."""
     parser.add_argument("--work-dir", help="folder of logs, checkpoints and results")
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=_Options,
         metavar="KEY=VALUE",
         help="override config entries; a list as key='[a,b]' or key=a,b",
     )

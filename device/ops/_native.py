@@ -34,7 +34,7 @@ def load() -> str | None:
     folder = Path(next(iter(spec.submodule_search_locations or [])))  # type: ignore[union-attr]
     libraries = sorted(folder.glob("_C*.so"))
     if not libraries:
-        return "no compiled kernels: run install.sh on a machine with a C++17 compiler"
+        return "no compiled kernels: run install.sh on a machine with a C++ compiler"
     try:
         torch.ops.load_library(str(libraries[0]))
     except OSError as error:
