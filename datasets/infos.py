@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from anybev.datasets.safe_pickle import load_pickle
+from anybev.files import whole_file
 
 INFO_VERSION = "1.1"
 IGNORED = -1
@@ -280,13 +280,8 @@ def _basename(path: str) -> str:
 
 def write_pickle(path: Path, content: Any) -> None:
     """Write a pickle that appears whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            pickle.dump(content, file, protocol=4)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        pickle.dump(content, stream, protocol=4)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Checkpoints: written whole, read without running code they carry, loaded whole or not at all."""
 
-import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 import anybev
 from anybev.engine.safe_load import UnsafeCheckpointError, load_untrusted
 from anybev.engine.weights import CheckpointMismatchError, LoadReport, fill
+from anybev.files import whole_file
 
 __all__ = [
     "CheckpointMismatchError",
@@ -92,16 +92,8 @@ def save(
         "state_dict": _plain(model.state_dict(), "state_dict"),
         "state": _plain(state or {}, "state"),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path, durable=True) as stream:
+        torch.save(content, stream)
 
 
 def read(path: Path | str, *, map_location: str | torch.device = "cpu") -> dict[str, Any]:

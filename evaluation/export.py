@@ -5,10 +5,7 @@ from the lidar to the ego frame, dropped beyond their class's range there, then 
 frame; an attribute follows from class and speed.
 """
 
-import json
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -187,10 +184,3 @@ def _records(
             *(column.tolist() for column in columns), names, fast, strict=True
         )
     ]
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write strict JSON so that a reader sees the old file or the whole new one."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
-    os.replace(partial, path)

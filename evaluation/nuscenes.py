@@ -9,7 +9,8 @@ from typing import Any
 from anybev.datasets.sample import Detections
 from anybev.datasets.synthetic.nuscenes import MARKER
 from anybev.evaluation import judge
-from anybev.evaluation.export import ATTRIBUTES, META, boxes_to_results, write_json
+from anybev.evaluation.export import ATTRIBUTES, META, boxes_to_results
+from anybev.files import write_json
 
 SYNTHETIC_NOTE = "scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes"
 

@@ -1,11 +1,11 @@
-"""JSON files that a reader sees whole: the old one or the new one, never half of one."""
+"""Numbers of every kind to JSON files that a reader sees whole."""
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from anybev import files
 
 
 def plain(value: Any) -> Any:
@@ -41,13 +41,4 @@ def write_json(path: Path | str, content: Any) -> None:
     Raises:
         TypeError: see ``plain``; the old file stays.
     """
-    path = Path(path)
-    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One name a process: two writers must not share a half-written file.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write_json(Path(path), plain(content), indent=2)

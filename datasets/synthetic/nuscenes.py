@@ -33,6 +33,7 @@ from anybev.datasets.synthetic.tables import (
     timestamp_us,
 )
 from anybev.datasets.synthetic.world import SWEEPS_PER_KEY_FRAME, sweep_times
+from anybev.files import write_json
 
 MARKER = "anybev_synthetic.json"
 # Raised whenever the same seed gives other data.
@@ -148,7 +149,7 @@ def _prepare(out: Path, request: dict[str, int], *, overwrite: bool) -> bool:
             if (out / name).exists():
                 shutil.rmtree(out / name)
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(marker, request)
+    write_json(marker, request)
     return False
 
 
@@ -194,7 +195,7 @@ def _write_scene(out: Path, name: str, seed: int) -> str:
         if key:
             points = sweep.points_on(len(world.objects))
             counts.append(KeyFrameCounts(points, sweep.cast.seen, sweep.cast.alone))
-    _write_json(out / _PARTS / f"{name}.json", scene_tables(seed, name, number, world, counts))
+    write_json(out / _PARTS / f"{name}.json", scene_tables(seed, name, number, world, counts))
     return name
 
 
@@ -207,7 +208,7 @@ def _write_tables(out: Path, names: Iterable[str], seed: int) -> None:
     building = out / _PARTS / VERSION
     building.mkdir(exist_ok=True)
     for table in TABLE_NAMES:
-        _write_json(building / f"{table}.json", tables[table])
+        write_json(building / f"{table}.json", tables[table])
     os.replace(building, out / VERSION)
 
 
@@ -216,14 +217,6 @@ def _write_map(path: Path) -> None:
     from PIL import Image
 
     Image.new("L", (8000, 8000)).save(path)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream)
-    os.replace(temporary, path)
 
 
 def _read_json(path: Path) -> Any:

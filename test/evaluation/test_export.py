@@ -1,7 +1,5 @@
 """Export against the devkit's own Box arithmetic."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,6 @@ from anybev.evaluation.export import (
     boxes_to_results,
     matrix_to_quaternion,
     quaternion_product,
-    write_json,
 )
 from anybev.testing.nuscenes_tables import CLASSES
 
@@ -162,11 +159,3 @@ def test_bad_boxes_are_named(found, message):
 def test_bad_transform_is_named():
     with pytest.raises(ValueError, match=r"lidar2ego of frame must be a finite \(4, 4\) matrix"):
         _export(_found([]), _info(np.eye(3)))
-
-
-def test_json_is_strict_and_whole(tmp_path):
-    target = tmp_path / "file.json"
-    write_json(target, {"a": 1})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(target, {"a": float("nan")})
-    assert json.loads(target.read_text()) == {"a": 1}

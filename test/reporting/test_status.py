@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from anybev.reporting import status
+from anybev import files
 from anybev.reporting.status import write_json
 
 
@@ -40,7 +40,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path, monkeyp
     def stop(old, new):
         raise OSError("killed")
 
-    monkeypatch.setattr(status.os, "replace", stop)
+    monkeypatch.setattr(files.os, "replace", stop)
     with pytest.raises(OSError, match="killed"):
         write_json(tmp_path / "s.json", {"epoch": 2})
     assert json.loads((tmp_path / "s.json").read_text()) == {"epoch": 1}

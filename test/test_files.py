@@ -1,0 +1,37 @@
+"""Files that appear whole or not at all."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from anybev.files import whole_file, write_json
+
+
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    target = tmp_path / "sub" / "file.bin"
+    with whole_file(target, durable=True) as stream:
+        stream.write(b"old")
+    with pytest.raises(TypeError, match="bytes-like"), whole_file(target) as stream:
+        stream.writelines([b"half", "no bytes"])  # type: ignore[list-item]
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in target.parent.iterdir()] == ["file.bin"]
+
+
+def test_the_old_file_stays_readable_while_the_new_one_is_written(tmp_path: Path) -> None:
+    target = tmp_path / "file.bin"
+    target.write_bytes(b"old")
+    with whole_file(target) as stream:
+        stream.write(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new"
+
+
+def test_json_is_strict_and_whole(tmp_path: Path) -> None:
+    target = tmp_path / "file.json"
+    write_json(target, {"a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(target, {"a": float("nan")})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(target, {"a": {1}})
+    assert json.loads(target.read_text()) == {"a": 1}
