@@ -146,10 +146,10 @@ def _select(forced: str | None) -> Backend:
         if probe.state is ProbeState.AVAILABLE:
             return backend
         if probe.state is ProbeState.BROKEN:
-            raise RuntimeError(
+            raise envs.MachineError(
                 f"backend {name}: driver must work, got: {probe.detail}; repair it or set "
                 "ANYBEV_BACKEND=cpu"
             )
-    raise RuntimeError(
+    raise envs.MachineError(
         f"backend: ANYBEV_BACKEND={forced} must be present on this machine, got: {probe.detail}"
     )

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
+from anybev import envs
 from anybev.device import current_backend
 
 
@@ -24,10 +25,10 @@ def join(options: Mapping[str, Any]) -> None:
         options: ``env_cfg.dist_cfg``: ``backend``, and ``timeout`` in seconds.
 
     Raises:
-        RuntimeError: the process was not started by torchrun.
+        MachineError: the process was not started by torchrun.
     """
     if "RANK" not in os.environ:
-        raise RuntimeError(
+        raise envs.MachineError(
             "launcher: pytorch must be started by torchrun, got no RANK in the environment; try "
             "torchrun --nproc-per-node N tools/train.py ... --launcher pytorch"
         )

@@ -13,6 +13,14 @@ from anybev.device import current_backend
 from anybev.engine import config as configs
 from anybev.engine.runner import Runner
 
+_USERS_INPUT = (
+    ValueError,
+    TypeError,
+    FileNotFoundError,
+    NotADirectoryError,
+    EOFError,
+    envs.MachineError,
+)
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
@@ -70,13 +78,16 @@ def build_runner(config: Config) -> Runner:
 
 
 def fail_clearly(main: Any) -> int:
-    """Run ``main``; bad input ends in one line on standard error and status 2.
+    """Run ``main``; bad input or a machine that lacks something ends in one line and status 2.
 
-    Errors that are not about the user's input keep their traceback.
+    So does Ctrl-C, with status 130. Other errors keep their traceback.
     """
     try:
         main()
-    except (ValueError, TypeError, FileNotFoundError, NotADirectoryError, EOFError) as error:
+    except KeyboardInterrupt:
+        print("interrupted; training goes on with --resume", file=sys.stderr)
+        return 130
+    except _USERS_INPUT as error:
         if envs.traceback():
             raise
         print(f"error: {error} (ANYBEV_TRACEBACK=1 shows where)", file=sys.stderr)

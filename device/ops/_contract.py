@@ -114,7 +114,7 @@ class Contract:
         device = next((a.device.type for a in args if isinstance(a, Tensor)), "cpu")
         declared = device in _DISPATCH_KEYS and self.public in _native.DECLARED.get(device, ())
         if declared and self.implementation(device) == "reference":
-            raise RuntimeError(
+            raise envs.MachineError(
                 f"{self.public}: kernel on {device} must be native (ANYBEV_REQUIRE_NATIVE=1), got "
                 f"the reference; {_native.why_missing(self.public)}"
             )

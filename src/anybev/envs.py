@@ -19,6 +19,10 @@ from pathlib import Path
 BACKENDS = ("cpu", "cuda", "npu")
 
 
+class MachineError(RuntimeError):
+    """This machine lacks what was asked for; the message says what, and what to do."""
+
+
 def _flag(name: str) -> bool:
     value = os.environ.get(name, "0").strip()
     if value in ("", "0"):

@@ -38,7 +38,7 @@ def unbroken(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     """Two epochs of five batches without a break, a checkpoint every three iterations."""
     work_dir = tmp_path_factory.mktemp("unbroken")
     options = tiny_options(synthetic_root, **EPOCHS, **EVERY_3)
-    options += ["train_cfg.val_interval=2", "default_hooks.checkpoint.max_keep_ckpts=-1"]
+    options += ["train_cfg.val_interval=2", "default_hooks.checkpoint.max_keep_ckpts=9"]
     run("train.py", CONFIG_FILE, "--work-dir", work_dir, "--cfg-options", *options)
     return work_dir
 
@@ -74,7 +74,8 @@ def test_resume_inside_an_epoch_is_bit_equal(
     assert whole["meta"]["iter"] == resumed["meta"]["iter"] == 9
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, resumed["state_dict"][key]), key
-    for name in ("rng", "sampler", "param_schedulers"):
+    assert whole["state"]["hooks"] == {"keep_ckpt_ids": [3, 6, 9]}
+    for name in ("rng", "sampler", "param_schedulers", "hooks"):
         assert str(whole["state"][name]) == str(resumed["state"][name])
 
 
@@ -121,6 +122,7 @@ def test_amp_trains_in_bfloat16_and_auto_scale_lr_scales(
         ),
         ([CONFIG_FILE, "--auto-scale-lr"], "--auto-scale-lr needs auto_scale_lr.base_batch_size"),
         ([CONFIG_FILE, "--resume", "nowhere.pth"], "nowhere.pth"),
+        ([CONFIG_FILE, "--launcher", "pytorch"], "must be started by torchrun, got no RANK"),
     ],
 )
 def test_bad_input_ends_in_one_clear_line(

@@ -1,0 +1,36 @@
+"""How the tools end: one line and a status for what the user can change."""
+
+import pytest
+
+from anybev import envs
+from anybev.engine.launch import fail_clearly
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("scenes must be 1 or more"), 2, "error: scenes must be 1 or more"),
+        (envs.MachineError("backend npu: driver must work"), 2, "error: backend npu: driver must"),
+        (KeyboardInterrupt(), 130, "interrupted; training goes on with --resume"),
+    ],
+)
+def test_one_line_and_a_status(
+    error: BaseException, status: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fail_clearly(lambda: _raise(error)) == status
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_other_errors_keep_their_traceback() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fail_clearly(lambda: _raise(RuntimeError("shapes differ")))
+
+
+def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYBEV_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="bad input"):
+        fail_clearly(lambda: _raise(ValueError("bad input")))
