@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from anybev import envs
 
@@ -105,6 +106,15 @@ class Backend:
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party transforms draw from it
         torch.manual_seed(seed)
+
+    def rng_state(self) -> Tensor:
+        """State of the current device's generator: uint8, on the CPU."""
+        state: Tensor = self._module.rng_state()
+        return state
+
+    def set_rng_state(self, state: Tensor) -> None:
+        """Restore what ``rng_state`` gave on a device of this kind."""
+        self._module.set_rng_state(state)
 
     def autocast(
         self, enabled: bool = True, dtype: torch.dtype | None = None

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from anybev.device.backend import Backend, Capability, Probe, ProbeState
 
@@ -36,6 +37,16 @@ def peak_memory_bytes() -> int:
 
 def reset_peak_memory() -> None:
     """The kernel keeps one peak a process; it cannot be reset."""
+
+
+def rng_state() -> Tensor:
+    """State of the current device's generator."""
+    return torch.get_rng_state()
+
+
+def set_rng_state(state: Tensor) -> None:
+    """Restore what ``rng_state`` gave."""
+    torch.set_rng_state(state)
 
 
 def fast_amp() -> bool:

@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import Tensor
 
 from anybev.device.backend import Backend, Capability, Probe, ProbeState
 
@@ -54,6 +55,17 @@ def peak_memory_bytes() -> int:
 def reset_peak_memory() -> None:
     """Start a new peak."""
     torch.cuda.reset_peak_memory_stats()
+
+
+def rng_state() -> Tensor:
+    """State of the current device's generator."""
+    state: Tensor = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: Tensor) -> None:
+    """Restore what ``rng_state`` gave."""
+    torch.cuda.set_rng_state(state)
 
 
 def fast_amp() -> bool:

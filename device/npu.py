@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from anybev.device.backend import Backend, Capability, Probe, ProbeState
 
@@ -58,6 +59,17 @@ def peak_memory_bytes() -> int:
 def reset_peak_memory() -> None:
     """Start a new peak."""
     _runtime().reset_peak_memory_stats()
+
+
+def rng_state() -> Tensor:
+    """State of the current device's generator."""
+    state: Tensor = _runtime().get_rng_state()
+    return state
+
+
+def set_rng_state(state: Tensor) -> None:
+    """Restore what ``rng_state`` gave."""
+    _runtime().set_rng_state(state)
 
 
 def fast_amp() -> bool:

@@ -1,13 +1,12 @@
 """mmengine's Runner with AnyBEV's checkpoints and data loaders."""
 
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
@@ -21,6 +20,10 @@ from anybev.engine.builder import build_detector
 from anybev.engine.detector_adapter import DetectorAdapter
 from anybev.engine.loops import ResumableEpochLoop
 from anybev.engine.registry import RUNNERS
+from anybev.engine.seeding import rng_state, set_rng_state
+
+# What CheckpointHook keeps between runs: the best checkpoint so far, and those to delete later.
+_HOOK_FACTS = ("best_", "keep_ckpt_ids")
 
 
 def collate_batch(samples: Sequence[Sample]) -> dict[str, Batch]:
@@ -35,28 +38,6 @@ def seeded(dataset: Any, seed: int) -> Any:
     if "dataset" in dataset:
         return {**dataset, "dataset": seeded(dataset["dataset"], seed)}
     return {"seed": seed, **dataset}
-
-
-def rng_state() -> dict[str, Any]:
-    """State of every host generator that training draws from."""
-    state: Any = np.random.get_state()  # noqa: NPY002
-    kind, keys, position, has_gauss, cached = state
-    return {
-        "torch": torch.get_rng_state(),
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "python": random.getstate(),
-    }
-
-
-def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore what ``rng_state`` gave."""
-    torch.set_rng_state(state["torch"].cpu())
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(  # noqa: NPY002
-        (kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached)
-    )
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
 
 
 def _is_for_the_user(record: logging.LogRecord) -> bool:
@@ -136,6 +117,7 @@ class Runner(MMEngineRunner):
         backend_args: dict[str, Any] | None = None,
     ) -> None:
         """Write one checkpoint atomically (called by mmengine's CheckpointHook on every rank)."""
+        generators = all_gather_object(rng_state())  # of every rank: each draws its own dropout
         if self.rank != 0:
             return
         loop = self.train_loop
@@ -143,7 +125,11 @@ class Runner(MMEngineRunner):
         record.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
         record.setdefault("iter", self.iter if by_epoch else self.iter + 1)
         record.update(seed=self.seed, experiment_name=self.experiment_name)
-        state: dict[str, Any] = {"rng": rng_state()}
+        facts = self.message_hub.runtime_info
+        state: dict[str, Any] = {
+            "rng": generators,
+            "hooks": {key: facts[key] for key in facts if key.startswith(_HOOK_FACTS)},
+        }
         if isinstance(loop, ResumableEpochLoop):
             state["sampler"] = loop.dataloader.sampler.state_dict()
         if save_optimizer:
@@ -182,7 +168,7 @@ class Runner(MMEngineRunner):
                 f"resume: {filename} must hold the optimizer and the position in the epoch, got a "
                 "checkpoint with weights only; try load_from"
             )
-        checkpoints.load_into(self.detector, Path(filename))
+        checkpoints.fill(self.detector, loaded["state_dict"], filename)
         loop = self.train_loop
         loop._epoch, loop._iter = loaded["meta"]["epoch"], loaded["meta"]["iter"]
         loop.dataloader.sampler.load_state_dict(state["sampler"])
@@ -194,7 +180,9 @@ class Runner(MMEngineRunner):
                 self.param_schedulers, state["param_schedulers"], strict=True
             ):
                 scheduler.load_state_dict(saved)
-        set_rng_state(state["rng"])
+        for name, value in state["hooks"].items():
+            self.message_hub.update_info(name, value)
+        set_rng_state(state["rng"][self.rank])
         self._has_loaded = True
         self.logger.info(
             "resumed %s: epoch %d, iteration %d", filename, loop._epoch + 1, loop._iter

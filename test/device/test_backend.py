@@ -49,6 +49,24 @@ def test_seed_repeats_torch_numpy_and_python() -> None:
     assert draw() == draw()
 
 
+def test_a_restored_generator_repeats_its_draws() -> None:
+    cpu = get_backend("cpu")
+    state = cpu.rng_state()
+    first = torch.rand(3)
+    cpu.set_rng_state(state)
+    assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA device")
+def test_a_restored_cuda_generator_repeats_its_draws() -> None:
+    cuda = get_backend("cuda")
+    state = cuda.rng_state()
+    first = torch.rand(3, device="cuda")
+    cuda.set_rng_state(state)
+    assert torch.equal(torch.rand(3, device="cuda"), first)
+
+
 def test_autocast_uses_the_backends_dtype() -> None:
     with get_backend("cpu").autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype is torch.bfloat16
