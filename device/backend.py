@@ -25,6 +25,7 @@ class Capability(enum.Enum):
     FLOAT64 = "float64"
     DETERMINISTIC = "deterministic"  # every operator repeats bit for bit
     PEAK_MEMORY_RESET = "peak_memory_reset"
+    INDEXED = "indexed"  # devices are numbered and each process takes one
 
 
 class ProbeState(enum.Enum):
@@ -83,7 +84,9 @@ class Backend:
 
     def device(self, local_rank: int = 0) -> torch.device:
         """The device of a process with this rank on its node."""
-        return torch.device("cpu") if self.name == "cpu" else torch.device(self.name, local_rank)
+        if Capability.INDEXED in self.capabilities:
+            return torch.device(self.device_type, local_rank)
+        return torch.device(self.device_type)
 
     def synchronize(self) -> None:
         """Wait until everything queued on the current device has run."""

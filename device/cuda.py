@@ -20,6 +20,7 @@ BACKEND = Backend(
             Capability.BFLOAT16,
             Capability.FLOAT64,
             Capability.PEAK_MEMORY_RESET,
+            Capability.INDEXED,
         }
     ),
 )

@@ -21,7 +21,12 @@ BACKEND = Backend(
     visible_devices_variable="ASCEND_RT_VISIBLE_DEVICES",
     amp_dtype=torch.float16,
     capabilities=frozenset(
-        {Capability.GRAD_SCALER, Capability.BFLOAT16, Capability.PEAK_MEMORY_RESET}
+        {
+            Capability.GRAD_SCALER,
+            Capability.BFLOAT16,
+            Capability.PEAK_MEMORY_RESET,
+            Capability.INDEXED,
+        }
     ),
 )
 

@@ -41,6 +41,11 @@ class AmpOptimWrapper(OptimWrapper):
             raise ValueError(
                 f"optim_wrapper: dtype on {self.backend.name} must be bfloat16, got float16"
             )
+        if loss_scale != "dynamic" and not (isinstance(loss_scale, int | float) and loss_scale > 0):
+            raise ValueError(
+                "optim_wrapper: loss_scale must be 'dynamic' or a positive number, got "
+                f"{loss_scale!r}"
+            )
         fixed = {} if loss_scale == "dynamic" else {"init_scale": float(loss_scale)}
         if fixed:
             fixed["growth_interval"] = 2**31 - 1

@@ -10,12 +10,17 @@ from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
 from anybev import envs
-from anybev.device import current_backend
+from anybev.device import Capability, current_backend
+
+
+def unnumbered() -> bool:
+    """Whether the backend's devices have no index, which mmengine's set-up cannot do without."""
+    return Capability.INDEXED not in current_backend().capabilities
 
 
 def joins_by_itself(launcher: str) -> bool:
     """Whether mmengine cannot start this process group: torchrun on the CPU."""
-    return launcher == "pytorch" and current_backend().name == "cpu" and not dist.is_initialized()
+    return launcher == "pytorch" and unnumbered() and not dist.is_initialized()
 
 
 def join(options: Mapping[str, Any]) -> None:
@@ -40,8 +45,15 @@ def join(options: Mapping[str, Any]) -> None:
     dist.init_process_group(**arguments)
 
 
-def wrap_on_cpu(model: nn.Module, find_unused_parameters: bool) -> nn.Module:
-    """The model with its gradients averaged over the processes; a CPU has no device index."""
+def leave() -> None:
+    """Wait for the other processes and close the group: one that vanishes aborts the others."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def wrap_unnumbered(model: nn.Module, find_unused_parameters: bool) -> nn.Module:
+    """The model with its gradients averaged over the processes; there is no device index."""
     wrapped: nn.Module = MMDistributedDataParallel(
         module=model, find_unused_parameters=find_unused_parameters
     )

@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
 
 from anybev.device import current_backend
@@ -57,7 +58,9 @@ class _TimedLoop:
         for index, data in enumerate(self.dataloader):
             self.run_iter(index, data)
         metrics: dict[str, Any] = self.evaluator.evaluate(len(self.dataloader.dataset))
-        metrics["FPS"] = self.frames / self.seconds if self.seconds else float("nan")
+        shares = all_gather_object((self.frames, self.seconds))
+        frames, seconds = sum(s[0] for s in shares), max(s[1] for s in shares)
+        metrics["FPS"] = frames / seconds if seconds else float("nan")
         self.runner.call_hook(f"after_{self.step}_epoch", metrics=metrics)
         self.runner.call_hook(f"after_{self.step}")
         return metrics

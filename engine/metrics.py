@@ -11,7 +11,7 @@ from anybev.datasets.infos import load_infos
 from anybev.datasets.sample import Detections
 from anybev.engine.registry import METRICS
 from anybev.evaluation.nuscenes import evaluate_nuscenes
-from anybev.reporting.tables import metrics_table
+from anybev.reporting.tables import metrics_markdown, metrics_table
 
 
 @METRICS.register_module()
@@ -67,6 +67,7 @@ class NuScenesMetric(BaseMetric):
             output_dir=folder,
         )
         logger.info("\n%s", metrics_table(metrics))
+        (folder / "metrics.md").write_text(metrics_markdown(metrics))
         flat = {"NDS": metrics.nds, "mAP": metrics.mean_ap, **metrics.tp_errors}
         flat.update({f"AP/{name}": ap for name, ap in metrics.per_class_ap.items()})
         return flat

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from anybev.datasets.sample import Batch, Sample, collate
-from anybev.device import current_backend
 from anybev.engine import checkpoint as checkpoints
 from anybev.engine import distributed
 from anybev.engine.builder import build_detector
@@ -71,9 +71,9 @@ class Runner(MMEngineRunner):
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """As mmengine's; several processes also without an accelerator."""
-        if self.distributed and model_wrapper_cfg is None and current_backend().name == "cpu":
+        if self.distributed and model_wrapper_cfg is None and distributed.unnumbered():
             unused = bool(self.cfg.get("find_unused_parameters", False))
-            return distributed.wrap_on_cpu(model, unused)
+            return distributed.wrap_unnumbered(model, unused)
         wrapped: nn.Module = super().wrap_model(model_wrapper_cfg, model)
         return wrapped
 
@@ -104,6 +104,12 @@ class Runner(MMEngineRunner):
         model: Any = getattr(self.model, "module", self.model)
         detector: nn.Module = model.detector
         return detector
+
+    @cached_property
+    def _config_text(self) -> str:
+        """The config as Python; formatting it takes longer than writing a checkpoint."""
+        text: str = self.cfg.pretty_text
+        return text
 
     def save_checkpoint(
         self,
@@ -144,7 +150,7 @@ class Runner(MMEngineRunner):
             Path(out_dir) / filename,
             self.detector,
             meta=record,
-            config=self.cfg.pretty_text,
+            config=self._config_text,
             state=state,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from anybev.engine import distributed
 from anybev.engine.launch import add_common_flags, build_runner, prepare
 from anybev.reporting.status import plain, write_json
 
@@ -29,4 +30,5 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if runner.rank == 0:
         write_json(Path(runner.work_dir) / "test_metrics.json", metrics)
         print(json.dumps(plain(metrics)), flush=True)
+    distributed.leave()
     return dict(metrics)

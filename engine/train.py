@@ -7,6 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from anybev.engine import distributed
 from anybev.engine.launch import add_common_flags, build_runner, prepare
 from anybev.reporting.status import write_json
 
@@ -61,4 +62,5 @@ def train(argv: Sequence[str] | None = None) -> dict[str, Any]:
     metrics = dict(getattr(runner, "last_metrics", {}))
     if metrics and runner.rank == 0:
         write_json(Path(runner.work_dir) / "metrics.json", metrics)
+    distributed.leave()
     return metrics

@@ -53,10 +53,6 @@ class NuScenesMetrics:
     split: str
     note: str = ""
 
-    def mean_ap_over(self, classes: Sequence[str]) -> float:
-        """Mean AP over some of the classes, for example those that lidar can tell apart."""
-        return sum(self.per_class_ap[name] for name in classes) / len(classes)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON: thresholds become text, NaN becomes None."""
 

@@ -33,6 +33,8 @@ def test_state_survives_with_and_without_a_scaler() -> None:
     ("arguments", "message"),
     [
         ({"dtype": "float16"}, "dtype on cpu must be bfloat16, got float16"),
+        ({"loss_scale": "static"}, "loss_scale must be 'dynamic' or a positive number"),
+        ({"loss_scale": 0.0}, "loss_scale must be 'dynamic' or a positive number"),
         ({"dtype": "int8"}, "dtype must be float16 or bfloat16, got 'int8'"),
     ],
 )
