@@ -21,7 +21,7 @@ from anybev.engine.builder import build_detector
 from anybev.engine.config import Config
 
 RANGE = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
-STEPS = 200
+STEPS = 300
 MIN_SCORE = 0.3
 MAX_DISTANCE_M = 1.0
 
@@ -65,7 +65,7 @@ def test_small_model_finds_the_objects_of_a_real_frame(test_data: Path) -> None:
     detector = build_detector(config.model)
     batch = load(test_data, list(config.class_names))
     optimizer = torch.optim.AdamW(detector.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS)
     detector.train()
     for _ in range(STEPS):
         losses = detector.loss(batch)
