@@ -10,6 +10,7 @@ import pytest
 
 import anybev
 from anybev import envs
+from anybev.device.ops import _native
 from anybev.device.report import operator_table
 
 ROOT = Path(anybev.__file__).resolve().parents[2]
@@ -67,6 +68,16 @@ def test_operator_has_its_file_in_every_tree(operator: str) -> None:
         f"docs/ops/{operator}.md",
     )
     assert not [path for path in expected if not (ROOT / path).is_file()]
+
+
+def test_compiled_build_has_a_kernel_for_every_declared_operator() -> None:
+    why = _native.load()
+    if why is not None:
+        pytest.skip(why)
+    table = operator_table()
+    assert {name for name, row in table.items() if row["cpu"] == "native"} == _native.DECLARED[
+        "cpu"
+    ]
 
 
 @pytest.mark.parametrize("folder", [*STAGES, "csrc", "tools", "test"])
