@@ -50,7 +50,6 @@ def write_nuscenes(
     seed: int,
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
-    with_images: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Write synthetic scenes that nuscenes-devkit reads as version v1.0-trainval.
@@ -67,20 +66,13 @@ def write_nuscenes(
         seed: non-negative.
         workers: processes.
         progress: called with (scenes done, scenes in all).
-        with_images: also render the cameras; not available yet.
         overwrite: replace a data set that this function wrote from other arguments.
 
     Raises:
         TypeError, ValueError: a wrong argument.
-        NotImplementedError: pictures were asked for.
         RuntimeError: ``out`` holds something else.
     """
     _check_numbers(scenes=scenes, val_scenes=val_scenes, seed=seed, workers=workers)
-    if with_images:
-        raise NotImplementedError(
-            "write_nuscenes: with_images must be False, got True; camera pictures are not "
-            "available yet"
-        )
     names = _scene_names(scenes, val_scenes)
     request = {"world": WORLD_VERSION, "seed": seed, "scenes": scenes, "val_scenes": val_scenes}
     out = Path(out)

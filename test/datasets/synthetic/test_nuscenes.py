@@ -255,7 +255,6 @@ def test_foreign_folders_are_refused(tmp_path: Path) -> None:
         ({"scenes": 701}, ValueError, "scenes must be at most 700"),
         ({"val_scenes": 151}, ValueError, "val_scenes must be at most 150"),
         ({"scenes": 0}, ValueError, "must be at least 1, got 0"),
-        ({"with_images": True}, NotImplementedError, "with_images must be False, got True"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, change: Row, error: type[Exception], message: str) -> None:
