@@ -68,9 +68,12 @@ def extensions() -> list[Extension]:
         print("anybev: no C++ compiler; compiled operators are left out", file=sys.stderr)
         return []
     torch_root = Path(torch.__file__).parent
-    # csrc/benchmark holds what benchmarks compare with; no model calls it.
-    found = [*ROOT.glob("csrc/ops/cpu/*.cpp"), *ROOT.glob("csrc/benchmark/*.cpp")]
-    sources = sorted(str(p.relative_to(ROOT)) for p in found)
+    # csrc/host works on pictures in the data path; csrc/benchmark holds what benchmarks compare
+    # with, no model calls it.
+    folders = ("ops/cpu", "host", "benchmark")
+    sources = sorted(
+        str(p.relative_to(ROOT)) for folder in folders for p in ROOT.glob(f"csrc/{folder}/*.cpp")
+    )
     return [
         Extension(
             "anybev._C",

@@ -59,6 +59,23 @@ class SweepInfo:
 
 
 @dataclass(frozen=True)
+class CameraInfo:
+    """One camera of a key frame.
+
+    Attributes:
+        channel: the data set's name of the camera.
+        path: the picture.
+        cam2img: (4, 4) float64, camera frame in metres to pixels (intrinsics, padded).
+        lidar2cam: (4, 4) float64, lidar frame at the sweep's time to camera frame at exposure.
+    """
+
+    channel: str
+    path: str
+    cam2img: np.ndarray
+    lidar2cam: np.ndarray
+
+
+@dataclass(frozen=True)
 class FrameInfo:
     """One key frame of an info file, as arrays.
 
@@ -73,6 +90,7 @@ class FrameInfo:
         labels: (G,) int64, index into the configured classes, -1 for any other category.
         num_lidar_pts: (G,) int64.
         sample_idx: the file's number of the frame.
+        cameras: in the order of the file; empty where it has none or none were asked for.
     """
 
     token: str
@@ -85,6 +103,7 @@ class FrameInfo:
     labels: np.ndarray
     num_lidar_pts: np.ndarray
     sample_idx: int
+    cameras: tuple[CameraInfo, ...] = ()
 
 
 def load_infos(path: str | Path) -> dict[str, Any]:

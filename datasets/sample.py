@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -19,6 +19,25 @@ class SampleKey(NamedTuple):
 
     epoch: int
     index: int  # type: ignore[assignment]  # tuple.index is of no use here
+
+
+@dataclass
+class CameraView:
+    """One camera of a key frame on its way through loading and augmentation.
+
+    Attributes:
+        channel: the data set's name of the camera.
+        image: (H, W, 3) uint8, RGB.
+        cam2img: (4, 4) float64, camera frame in metres to pixels of the picture as recorded.
+        lidar2cam: (4, 4) float64, lidar frame at the sweep's time to camera frame at exposure.
+        img_aug_matrix: (4, 4) float64, pixels as recorded to pixels of ``image``; depth is kept.
+    """
+
+    channel: str
+    image: np.ndarray
+    cam2img: np.ndarray
+    lidar2cam: np.ndarray
+    img_aug_matrix: np.ndarray = field(default_factory=lambda: np.eye(4))
 
 
 @dataclass
@@ -39,6 +58,7 @@ class Sample:
         seed: of the run's augmentation.
         frame: where the frame's files and annotations are; None once nothing is left to load.
         dropped_points: how many unusable points (not finite, or far out) loading left out.
+        cameras: in the order of the info file; empty where the pipeline loads no images.
     """
 
     token: str
@@ -54,6 +74,33 @@ class Sample:
     seed: int = 0
     frame: FrameInfo | None = None
     dropped_points: int = 0
+    cameras: list[CameraView] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CameraBatch:
+    """Pictures of B samples with N cameras each, all of one size.
+
+    Attributes:
+        images: (B, N, 3, H, W) uint8, RGB, not normalised.
+        cam2img, lidar2img, cam2lidar: (B, N, 4, 4) float32, in terms of the recorded pictures and
+            of the lidar frame before augmentation.
+        img_aug_matrix: (B, N, 4, 4) float32, recorded pixels to pixels of ``images``.
+    """
+
+    images: Tensor
+    cam2img: Tensor
+    lidar2img: Tensor
+    cam2lidar: Tensor
+    img_aug_matrix: Tensor
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> CameraBatch:
+        """The same pictures with every tensor on ``device``."""
+        moved = {
+            f.name: getattr(self, f.name).to(device, non_blocking=non_blocking)
+            for f in fields(self)
+        }
+        return CameraBatch(**moved)
 
 
 @dataclass(frozen=True)
@@ -66,6 +113,7 @@ class Batch:
         labels: B tensors (G_b,) int64.
         tokens: B names.
         lidar_aug_matrix: (B, 4, 4) float32.
+        cameras: None where the pipeline loads no images.
     """
 
     points_lidar_m: list[Tensor]
@@ -73,6 +121,7 @@ class Batch:
     labels: list[Tensor]
     tokens: list[str]
     lidar_aug_matrix: Tensor
+    cameras: CameraBatch | None = None
 
     def __len__(self) -> int:
         return len(self.points_lidar_m)
@@ -89,6 +138,7 @@ class Batch:
             boxes_lidar=move(self.boxes_lidar),
             labels=move(self.labels),
             lidar_aug_matrix=self.lidar_aug_matrix.to(device, non_blocking=non_blocking),
+            cameras=self.cameras and self.cameras.to(device, non_blocking),
         )
 
 
@@ -117,4 +167,37 @@ def collate(samples: Sequence[Sample]) -> Batch:
         lidar_aug_matrix=torch.from_numpy(
             np.stack([s.lidar_aug_matrix for s in samples]).astype(np.float32)
         ),
+        cameras=_collate_cameras(samples),
+    )
+
+
+def _collate_cameras(samples: Sequence[Sample]) -> CameraBatch | None:
+    """The samples' pictures, which must agree in number and size.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if not any(s.cameras for s in samples):
+        return None
+    sizes = {s.token: [view.image.shape for view in s.cameras] for s in samples}
+    wanted = [samples[0].cameras[0].image.shape] * len(samples[0].cameras)
+    for token, got in sizes.items():
+        if got != wanted:
+            raise ValueError(
+                f"collate: images of sample {token} must be {len(wanted)} of shape {wanted[0]} as "
+                f"in the rest of the batch, got {got}; try ImageAug3D with one final_dim"
+            )
+    views = [s.cameras for s in samples]
+
+    def stack(matrix: Callable[[CameraView], np.ndarray]) -> Tensor:
+        rows = np.stack([[matrix(view) for view in row] for row in views])
+        return torch.from_numpy(rows.astype(np.float32))
+
+    images = np.stack([np.stack([view.image for view in row]) for row in views])
+    return CameraBatch(
+        images=torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous(),
+        cam2img=stack(lambda v: v.cam2img),
+        lidar2img=stack(lambda v: v.cam2img @ v.lidar2cam),
+        cam2lidar=stack(lambda v: np.linalg.inv(v.lidar2cam)),
+        img_aug_matrix=stack(lambda v: v.img_aug_matrix),
     )
