@@ -1,0 +1,98 @@
+# The small lidar BEVFusion with six cameras at 128 x 352 pixels: trains on two CPU cores in minutes.
+# For the synthetic scenes of the demo, whose pictures are half as wide and high as nuScenes'.
+_base_ = ["./bevfusion_lidar_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"]
+image_size = [128, 352]
+feature_size = [16, 44]
+camera_channels, fused_channels = 32, 64
+model = dict(
+    data_preprocessor=dict(
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=False,
+    ),
+    img_backbone=dict(
+        type="mmdet.SwinTransformer",
+        embed_dims=32,
+        depths=[2, 2, 2, 2],
+        num_heads=[1, 2, 4, 8],
+        window_size=7,
+        mlp_ratio=2,
+        drop_path_rate=0.0,
+        out_indices=[1, 2, 3],
+    ),
+    img_neck=dict(
+        type="GeneralizedLSSFPN",
+        in_channels=[64, 128, 256],
+        out_channels=64,
+        start_level=0,
+        num_outs=3,
+        norm_cfg=dict(type="BN2d", requires_grad=True),
+        act_cfg=dict(type="ReLU", inplace=True),
+        upsample_cfg=dict(mode="bilinear", align_corners=False),
+    ),
+    view_transform=dict(
+        type="DepthLSSTransform",
+        in_channels=64,
+        out_channels=camera_channels,
+        image_size=image_size,
+        feature_size=feature_size,
+        xbound=[-54.0, 54.0, 0.45],
+        ybound=[-54.0, 54.0, 0.45],
+        zbound=[-10.0, 10.0, 20.0],
+        dbound=[1.0, 60.0, 1.0],
+        downsample=2,
+    ),
+    fusion_layer=dict(
+        type="ConvFuser", in_channels=[camera_channels, 160], out_channels=fused_channels
+    ),
+    pts_backbone=dict(in_channels=fused_channels),
+)
+point_cloud_range = {{_base_.point_cloud_range}}
+class_names = {{_base_.class_names}}
+load_images = dict(type="BEVLoadMultiViewImageFromFiles", to_float32=True, color_type="color")
+train_pipeline = [
+    load_images,
+    {{_base_.load_points}},
+    {{_base_.load_sweeps}},
+    dict(type="LoadAnnotations3D"),
+    dict(
+        type="ImageAug3D",
+        final_dim=image_size,
+        resize_lim=[0.44, 0.52],
+        bot_pct_lim=[0.0, 0.0],
+        rot_lim=[0.0, 0.0],
+        rand_flip=True,
+        is_train=True,
+        resampler="fast",
+    ),
+    dict(
+        type="BEVFusionGlobalRotScaleTrans",
+        rot_range=[-0.785, 0.785],
+        scale_ratio_range=[0.95, 1.05],
+        translation_std=[0.2, 0.2, 0.2],
+    ),
+    dict(type="BEVFusionRandomFlip3D"),
+    dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
+    dict(type="ObjectRangeFilter", point_cloud_range=point_cloud_range),
+    dict(type="ObjectNameFilter", classes=class_names),
+    dict(type="PointShuffle"),
+]
+test_pipeline = [
+    load_images,
+    {{_base_.load_points}},
+    {{_base_.load_sweeps}},
+    dict(
+        type="ImageAug3D",
+        final_dim=image_size,
+        resize_lim=[0.48, 0.48],
+        bot_pct_lim=[0.0, 0.0],
+        rot_lim=[0.0, 0.0],
+        rand_flip=False,
+        is_train=False,
+        resampler="fast",
+    ),
+    dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

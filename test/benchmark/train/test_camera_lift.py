@@ -1,0 +1,75 @@
+"""The cameras' worth: how it is computed, and (slow) that it is there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+
+from anybev.benchmark.train import camera_lift
+from anybev.benchmark.train.camera_lift import CONFIGS, FAULTS, Run
+
+MIN_LIFT = 0.15
+
+
+def _row(kind: str, seed: int, ap: float, fault: str = "") -> dict[str, Any]:
+    scores = {"same_shape_ap": ap, "mAP": ap / 2, "NDS": ap / 4}
+    return {"kind": kind, "seed": seed, "fault": fault, **scores}
+
+
+def test_summary_pairs_runs_by_seed_and_averages_over_them() -> None:
+    rows = [_row("lidar", 0, 0.2), _row("lidar", 1, 0.1)]
+    rows += [_row("lidar-cam", 1, 0.4), _row("lidar-cam", 0, 0.6)]
+    rows += [_row("lidar-cam", seed, 0.1, name) for seed in (0, 1) for name in FAULTS]
+    found = camera_lift.summary(rows)
+    assert found["lifts"] == pytest.approx([0.4, 0.3])
+    assert found["mean_lift"] == pytest.approx(0.35)
+    for cost in found["costs"].values():
+        assert cost == pytest.approx({"same_shape_ap": 0.4, "mAP": 0.2, "NDS": 0.1})
+
+
+def test_both_sides_train_for_equal_steps_on_the_same_data() -> None:
+    lidar, fusion = (Config.fromfile(str(path)) for path in CONFIGS.values())
+    for key in ("train_cfg", "optim_wrapper", "param_scheduler", "class_names"):
+        assert lidar[key] == fusion[key]
+    for key in ("batch_size", "sampler"):
+        assert lidar.train_dataloader[key] == fusion.train_dataloader[key]
+    assert lidar.model.bbox_head == fusion.model.bbox_head
+    assert lidar.model.pts_middle_encoder == fusion.model.pts_middle_encoder
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faulty_config_has_the_fault_behind_the_loading_of_images(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "faulty.py"
+    path.write_text(camera_lift._faulty_config(CONFIGS["lidar-cam"], FAULTS[name]))
+    steps = [step.type for step in Config.fromfile(str(path)).test_dataloader.dataset.pipeline]
+    assert steps.index("CameraFault") == steps.index("ImageAug3D") + 1
+
+
+def test_curve_reads_the_step_of_each_evaluation(tmp_path: Path) -> None:
+    log = tmp_path / "20260101_000000" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    rows = [
+        {"loss": 3.0, "step": 160},
+        {"AP/motorcycle": 0.1, "AP/bicycle": 0.3, "step": 1},
+        {"loss": 2.0, "step": 320},
+        {"AP/motorcycle": 0.5, "AP/bicycle": 0.3, "step": 2},
+    ]
+    log.write_text("\n".join(map(json.dumps, rows)))
+    found = camera_lift.curve(Run("lidar", 0, tmp_path))
+    assert found == [(160, pytest.approx(0.2)), (320, pytest.approx(0.4))]
+
+
+@pytest.mark.slow
+def test_cameras_lift_what_only_colour_tells_apart(tmp_path: Path) -> None:
+    found = camera_lift.main(
+        ["--data-root", str(tmp_path / "data"), "--work-dir", str(tmp_path / "runs"), "--jobs", "2"]
+    )
+    assert len(found["lifts"]) == 3
+    assert found["mean_lift"] >= MIN_LIFT
+    # The test of the test: a model that uses its cameras suffers from a faulty rig.
+    for name, cost in found["costs"].items():
+        assert cost["same_shape_ap"] > 0.02, name
