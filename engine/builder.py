@@ -9,7 +9,7 @@ from anybev.engine.registry import MODELS, TASK_UTILS
 from anybev.models.common.arguments import call, suggestion
 
 # Descriptions that the class they are given to reads itself.
-_DESCRIPTIONS = ("conv_cfg", "norm_cfg", "act_cfg", "upsample_cfg", "decoder_layer")
+_DESCRIPTIONS = ("conv_cfg", "norm_cfg", "act_cfg", "upsample_cfg", "decoder_layer", "init_cfg")
 # mmdetection3d's configs name their host's classes with a scope.
 _SCOPES = ("anybev", "mmdet", "mmdet3d")
 

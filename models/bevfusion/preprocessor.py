@@ -85,19 +85,64 @@ class HardSimpleVFE(nn.Module):
 
 
 class Det3DDataPreprocessor(nn.Module):
-    """Turns a batch's points into voxels.
+    """Turns a batch's points into voxels and its pictures into normalised ones.
 
     Args:
-        voxelize_cfg: arguments of `VoxelLayer`.
-        pad_size_divisor: accepted for mmdetection3d's configs; concerns images only.
+        voxelize_cfg: arguments of `VoxelLayer`; None for a model without lidar.
+        mean, std: of each channel of the pictures, grey levels; None leaves 0..255.
+        bgr_to_rgb, rgb_to_bgr: reverse the channels before normalising; pictures come as RGB.
+        pad_size_divisor: accepted for mmdetection3d's configs: pictures must have the size that
+            the view transform is told.
     """
 
-    def __init__(self, voxelize_cfg: Mapping[str, Any], pad_size_divisor: int = 1) -> None:
-        super().__init__()
-        self.pad_size_divisor = pad_size_divisor
-        self.pts_voxel_layer = call("voxelize_cfg", VoxelLayer, voxelize_cfg)
+    mean: Tensor
+    std: Tensor
 
-    def forward(self, points_lidar_m: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """See `VoxelLayer.forward`."""
+    def __init__(
+        self,
+        voxelize_cfg: Mapping[str, Any] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        bgr_to_rgb: bool = False,
+        rgb_to_bgr: bool = False,
+        pad_size_divisor: int = 1,
+    ) -> None:
+        super().__init__()
+        if (mean is None) != (std is None):
+            raise ValueError("data_preprocessor: mean and std must be given together, got one")
+        if bgr_to_rgb and rgb_to_bgr:
+            raise ValueError("data_preprocessor: bgr_to_rgb and rgb_to_bgr must not both be True")
+        mean, std = list(mean or [0.0]), list(std or [1.0])
+        if len(mean) != len(std) or len(mean) not in (1, 3) or not all(v > 0 for v in std):
+            raise ValueError(
+                "data_preprocessor: mean and std must be 1 or 3 numbers, std > 0, got "
+                f"{mean} and {std}"
+            )
+        self.pad_size_divisor = pad_size_divisor
+        self.reverse = bgr_to_rgb or rgb_to_bgr
+        for name, values in (("mean", mean), ("std", std)):
+            column = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
+            self.register_buffer(name, column, persistent=False)
+        layer = voxelize_cfg and call("voxelize_cfg", VoxelLayer, voxelize_cfg)
+        self.pts_voxel_layer = layer or None
+
+    def voxelize(self, points_lidar_m: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """See `VoxelLayer.forward`.
+
+        Raises:
+            RuntimeError: there is no ``voxelize_cfg``.
+        """
+        if self.pts_voxel_layer is None:
+            raise RuntimeError("data_preprocessor: voxelize_cfg must be given, got none")
         voxels: tuple[Tensor, Tensor] = self.pts_voxel_layer(points_lidar_m)
         return voxels
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Pictures (..., 3, H, W) uint8 to float32, on their device, autocast or not."""
+        if self.reverse:
+            images = images.flip(-3)
+        return (images.float() - self.mean) / self.std
+
+    def forward(self, points_lidar_m: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """See `voxelize`."""
+        return self.voxelize(points_lidar_m)

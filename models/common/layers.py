@@ -37,5 +37,7 @@ def make_conv(cfg: Mapping[str, Any], *args: Any, **more: Any) -> nn.Module:
 
 
 def make_norm(cfg: Mapping[str, Any], channels: int) -> nn.Module:
-    """A normalisation layer over ``channels`` from ``cfg``."""
-    return _make("norm_cfg", NORMS, cfg, channels)
+    """A normalisation layer over ``channels`` from ``cfg``; ``requires_grad=False`` freezes it."""
+    options = dict(cfg)
+    trained = bool(options.pop("requires_grad", True))
+    return _make("norm_cfg", NORMS, options, channels).requires_grad_(trained)
