@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -16,6 +17,8 @@ from anybev.files import whole_file
 
 INFO_VERSION = "1.1"
 IGNORED = -1
+# Volume of a matrix's rows as a share of what rows of their lengths could span.
+_SINGULAR = 1e-6
 
 #: Category ids of info files: the data set's order, not a model's.
 CATEGORIES = (
@@ -67,12 +70,14 @@ class CameraInfo:
         path: the picture.
         cam2img: (4, 4) float64, camera frame in metres to pixels (intrinsics, padded).
         lidar2cam: (4, 4) float64, lidar frame at the sweep's time to camera frame at exposure.
+        size: (H, W) of the picture where the file says it.
     """
 
     channel: str
     path: str
     cam2img: np.ndarray
     lidar2cam: np.ndarray
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,8 @@ def parse_frames(
     pts_prefix: str = "samples/LIDAR_TOP",
     sweeps_prefix: str = "sweeps/LIDAR_TOP",
     keep: KeepBoxes = "valid",
+    image_folder: Callable[[str], str] | None = None,
+    cameras: Sequence[str] | None = None,
 ) -> list[FrameInfo]:
     """Check every frame and turn it into arrays.
 
@@ -159,6 +166,9 @@ def parse_frames(
         pts_prefix: folder of key sweeps; names in the file lose theirs.
         sweeps_prefix: folder of the other sweeps.
         keep: which boxes to keep.
+        image_folder: from a camera's channel to the folder of its pictures; None leaves cameras
+            out.
+        cameras: channels to read, in this order; None takes those of the first frame, in its order.
 
     Raises:
         InfoError: a frame lacks a key or holds a value of another form.
@@ -174,7 +184,7 @@ def parse_frames(
     label_of = dict.fromkeys(categories.values(), IGNORED)
     label_of.update({categories[name]: label for label, name in enumerate(classes)})
     label_of[IGNORED] = IGNORED
-    parser = _Parser(str(source), label_of, pts_prefix, sweeps_prefix, keep)
+    parser = _Parser(str(source), label_of, pts_prefix, sweeps_prefix, keep, image_folder, cameras)
     return [parser.frame(i, frame) for i, frame in enumerate(infos["data_list"])]
 
 
@@ -188,11 +198,14 @@ class _Parser:
         pts_prefix: str,
         sweeps_prefix: str,
         keep: KeepBoxes,
+        image_folder: Callable[[str], str] | None,
+        cameras: Sequence[str] | None,
     ) -> None:
         if keep not in ("valid", "lidar", "all"):
             raise ValueError(f"infos: keep must be valid, lidar or all, got {keep!r}")
         self.source, self.label_of, self.keep = source, label_of, keep
         self.pts_prefix, self.sweeps_prefix = pts_prefix, sweeps_prefix
+        self.image_folder, self.channels = image_folder, cameras
         self.index = 0
 
     def frame(self, index: int, raw: Any) -> FrameInfo:
@@ -211,7 +224,39 @@ class _Parser:
             labels=labels,
             num_lidar_pts=counts,
             sample_idx=int(self._number(raw, "sample_idx")),
+            cameras=tuple(self._cameras(raw)) if self.image_folder else (),
         )
+
+    def _cameras(self, raw: dict[str, Any]) -> Iterator[CameraInfo]:
+        images = self._get(raw, "images", dict)
+        if self.channels is None:
+            self.channels = tuple(images)
+        for channel in self.channels:
+            if channel not in images:
+                self._fail("images", f"of a frame with {channel}", ", ".join(images) or "no camera")
+            image = self._get(images, channel, dict, "images.")
+            yield self._camera(channel, image, f"images.{channel}.")
+
+    def _camera(self, channel: str, image: dict[str, Any], where: str) -> CameraInfo:
+        folder = self.image_folder(channel) if self.image_folder else ""
+        name = _basename(self._get(image, "img_path", str, where))
+        intrinsics = self._array(image, "cam2img", where)
+        if intrinsics.shape not in ((3, 3), (4, 4)) or not np.isfinite(intrinsics).all():
+            self._fail(f"{where}cam2img", "a finite 3 x 3 matrix", f"shape {intrinsics.shape}")
+        cam2img = np.eye(4)
+        cam2img[: len(intrinsics), : len(intrinsics)] = intrinsics
+        lidar2cam = self._matrix(image, "lidar2cam", where)
+        for key, matrix in (("cam2img", cam2img), ("lidar2cam", lidar2cam)):
+            if _is_singular(matrix[:3, :3]):
+                self._fail(where + key, "invertible", f"a singular matrix {image[key]}")
+        size = None
+        if image.get("height") is not None and image.get("width") is not None:
+            size = (
+                int(self._number(image, "height", where)),
+                int(self._number(image, "width", where)),
+            )
+        path = f"{folder}/{name}" if folder else name
+        return CameraInfo(channel, path, cam2img, lidar2cam, size)
 
     def _sweeps(self, raw: dict[str, Any]) -> Iterator[SweepInfo]:
         for i, sweep in enumerate(self._list(raw, "lidar_sweeps")):
@@ -290,6 +335,14 @@ class _Parser:
         raise InfoError(
             f"infos: {self.source}, frame {self.index}: {key} must be {contract}, got {got!s:.80}"
         )
+
+
+def _is_singular(matrix: np.ndarray) -> bool:
+    """Whether the rows of a (3, 3) matrix lie almost in a plane, whatever their lengths."""
+    (a, b, c), (d, e, f), (g, h, i) = rows = matrix.tolist()
+    volume = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    longest = math.prod(math.hypot(*row) for row in rows)
+    return bool(abs(volume) <= _SINGULAR * longest)
 
 
 def _basename(path: str) -> str:

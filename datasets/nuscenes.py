@@ -1,9 +1,9 @@
-"""nuScenes key frames, lidar only: info file and point files -> ``Sample``."""
+"""nuScenes key frames: info file, point files and pictures -> ``Sample``."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,13 @@ import torch
 from torch.utils.data import Dataset
 
 from anybev.datasets.infos import FrameInfo, load_infos, parse_frames
-from anybev.datasets.sample import Sample, SampleKey
+from anybev.datasets.sample import CameraView, Sample, SampleKey
 from anybev.datasets.sampling import sample_rng
 from anybev.datasets.transforms.base import Compose, Transform
 
 _log = logging.getLogger(__name__)
 _DATA_PREFIX = {"pts": "samples/LIDAR_TOP", "sweeps": "sweeps/LIDAR_TOP"}
+_MODALITY = {"use_lidar": True, "use_camera": False}
 _MAX_ATTEMPTS = 100
 
 
@@ -37,13 +38,17 @@ class NuScenesDataset(Dataset[Sample]):
         data_root: folder of the data set.
         classes: names in the order of the model's labels.
         pipeline: transforms, loading included.
-        data_prefix: folders below ``data_root`` of key sweeps (``pts``) and others (``sweeps``).
+        data_prefix: folders below ``data_root`` of key sweeps (``pts``), other sweeps (``sweeps``)
+            and each camera's pictures (``CAM_FRONT='samples/CAM_FRONT'``, or ``img`` for all;
+            ``samples/<channel>`` where nothing is said).
+        modality: ``use_camera=True`` reads cameras from the info file.
+        cameras: channels to read, in this order; None takes those of the info file.
         test_mode: every frame exactly once: none is replaced.
         filter_empty_gt: replace training samples without boxes.
         use_valid_flag: annotated boxes count with a lidar or radar point; else with a lidar point.
         seed: of augmentation.
         on_bad_sample: a sample that cannot be read raises (``stop``), or is replaced and counted
-            (``skip``; at test time it stays in place, without points).
+            (``skip``; at test time it stays in place, without points and with black pictures).
 
     Raises:
         FileNotFoundError, ValueError: the info file, see ``datasets.infos``.
@@ -57,6 +62,8 @@ class NuScenesDataset(Dataset[Sample]):
         pipeline: Sequence[Transform],
         *,
         data_prefix: Mapping[str, str] | None = None,
+        modality: Mapping[str, bool] | None = None,
+        cameras: Sequence[str] | None = None,
         test_mode: bool = False,
         filter_empty_gt: bool = True,
         use_valid_flag: bool = True,
@@ -74,6 +81,7 @@ class NuScenesDataset(Dataset[Sample]):
         self.test_mode, self.filter_empty_gt = test_mode, filter_empty_gt
         self.seed, self.on_bad_sample = seed, on_bad_sample
         self.pipeline = Compose(pipeline)
+        use_camera = _check_modality(modality, cameras)
         infos = load_infos(self.ann_file)
         prefix = {**_DATA_PREFIX, **(data_prefix or {})}
         self.metainfo: dict[str, Any] = infos["metainfo"]
@@ -84,15 +92,25 @@ class NuScenesDataset(Dataset[Sample]):
             pts_prefix=str(self.data_root / prefix["pts"]),
             sweeps_prefix=str(self.data_root / prefix["sweeps"]),
             keep="valid" if use_valid_flag else "lidar",
+            image_folder=self._image_folder(prefix) if use_camera else None,
+            cameras=cameras,
         )
         if not self.frames:
             raise ValueError(f"NuScenesDataset: {self.ann_file} must hold frames, got none")
+        self._views: list[CameraView] | None = None
         # In shared memory: workers write, the main process reads.
         self._bad = torch.zeros(len(self.frames), dtype=torch.bool)
         self._dropped = torch.zeros(len(self.frames), dtype=torch.int64)
         shared: list[Any] = [self._bad, self._dropped]
         for tensor in shared:
             tensor.share_memory_()
+
+    def _image_folder(self, prefix: Mapping[str, str]) -> Callable[[str], str]:
+        def folder(channel: str) -> str:
+            below = prefix.get(channel, prefix.get("img", f"samples/{channel}"))
+            return str(self.data_root / below)
+
+        return folder
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -133,6 +151,7 @@ class NuScenesDataset(Dataset[Sample]):
         fresh = _fresh(frame, index, key, self.seed)
         try:
             sample = self.pipeline(fresh, rng)
+            _check_sizes(sample)
         except (OSError, ValueError) as error:
             return self._unreadable(index, key, error)
         if self.test_mode and sample is None:
@@ -156,8 +175,42 @@ class NuScenesDataset(Dataset[Sample]):
         if not self.test_mode:
             return None
         blank = _fresh(self.frames[index], index, key, self.seed)
+        blank.cameras = self._black_pictures(index)
         blank.frame = None
         return blank
+
+    def _black_pictures(self, index: int) -> list[CameraView]:
+        """Pictures for a frame that cannot be read, of the size that the other frames have."""
+        frame = self.frames[index]
+        if not frame.cameras:
+            return []
+        if self._views is None:
+            self._views = self._views_of_a_readable_frame()
+        return [
+            CameraView(
+                camera.channel,
+                np.zeros_like(view.image),
+                camera.cam2img,
+                camera.lidar2cam,
+                view.img_aug_matrix.copy(),
+            )
+            for camera, view in zip(frame.cameras, self._views, strict=False)
+        ]
+
+    def _views_of_a_readable_frame(self) -> list[CameraView]:
+        for index, frame in enumerate(self.frames):
+            key = SampleKey(0, index)
+            try:
+                fresh = _fresh(frame, index, key, self.seed)
+                sample = self.pipeline(fresh, sample_rng(self.seed, key))
+                _check_sizes(sample)
+            except (OSError, ValueError):
+                continue
+            if sample is not None:
+                return sample.cameras
+        raise SampleError(
+            f"{self.ann_file} must hold a readable frame, got none: no picture tells their size"
+        )
 
     def bad_samples(self) -> list[str]:
         """Tokens of the frames that could not be read so far, in any worker."""
@@ -171,6 +224,43 @@ class NuScenesDataset(Dataset[Sample]):
     def labels_of(self, index: int) -> set[int]:
         """Labels that occur in a frame."""
         return set(self.frames[index].labels.tolist()) - {-1}
+
+
+def _check_modality(modality: Mapping[str, bool] | None, cameras: Sequence[str] | None) -> bool:
+    """Whether cameras are read."""
+    wanted = {**_MODALITY, **(modality or {})}
+    others = [name for name, use in wanted.items() if use and name not in _MODALITY]
+    if others:
+        raise ValueError(
+            f"NuScenesDataset: modality must use lidar and cameras alone, got {', '.join(others)}"
+        )
+    if cameras is not None and not wanted["use_camera"]:
+        raise ValueError(
+            f"NuScenesDataset: cameras must be None where modality has no use_camera, got {cameras}"
+        )
+    if cameras is not None and (not cameras or len(set(cameras)) < len(cameras)):
+        raise ValueError(
+            f"NuScenesDataset: cameras must be None or different channels, got {cameras}"
+        )
+    return bool(wanted["use_camera"])
+
+
+def _check_sizes(sample: Sample | None) -> None:
+    """Stop where the pictures of a frame cannot be stacked.
+
+    Raises:
+        ValueError: names the first that differs.
+    """
+    views = sample.cameras if sample is not None else []
+    for i, view in enumerate(views):
+        if view.image.shape != views[0].image.shape:
+            files = sample.frame.cameras if sample is not None and sample.frame else ()
+            path = files[i].path if i < len(files) else "its file"
+            raise ValueError(
+                f"image of {view.channel}: {path} must end up with the shape of "
+                f"{views[0].channel}, {views[0].image.shape}, got {view.image.shape}; try "
+                "ImageAug3D"
+            )
 
 
 def _fresh(frame: FrameInfo, index: int, key: SampleKey, seed: int) -> Sample:

@@ -12,6 +12,11 @@ from anybev.datasets.transforms.filters import (
     ObjectRangeFilter,
     PointsRangeFilter,
 )
+from anybev.datasets.transforms.images import (
+    BEVLoadMultiViewImageFromFiles,
+    GridMask,
+    ImageAug3D,
+)
 from anybev.datasets.transforms.loading import (
     LoadAnnotations3D,
     LoadPointsFromFile,
@@ -22,8 +27,11 @@ from anybev.datasets.transforms.object_sample import ObjectSample
 __all__ = [
     "BEVFusionGlobalRotScaleTrans",
     "BEVFusionRandomFlip3D",
+    "BEVLoadMultiViewImageFromFiles",
     "Compose",
     "GlobalRotScaleTrans",
+    "GridMask",
+    "ImageAug3D",
     "LoadAnnotations3D",
     "LoadPointsFromFile",
     "LoadPointsFromMultiSweeps",

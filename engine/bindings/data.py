@@ -6,13 +6,16 @@ from typing import Any
 from mmengine.dist import get_dist_info
 
 from anybev.datasets import cbgs, nuscenes, sampling
-from anybev.datasets.transforms import augment, filters, loading, object_sample
+from anybev.datasets.transforms import augment, filters, images, loading, object_sample
 from anybev.engine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
 
 for _transform in (
     loading.LoadPointsFromFile,
     loading.LoadPointsFromMultiSweeps,
     loading.LoadAnnotations3D,
+    images.BEVLoadMultiViewImageFromFiles,
+    images.ImageAug3D,
+    images.GridMask,
     object_sample.ObjectSample,
     augment.GlobalRotScaleTrans,
     augment.BEVFusionGlobalRotScaleTrans,
@@ -32,6 +35,8 @@ def build_nuscenes(
     pipeline: Sequence[Mapping[str, Any]],
     metainfo: Mapping[str, Any],
     data_prefix: Mapping[str, str] | None = None,
+    modality: Mapping[str, bool] | None = None,
+    cameras: Sequence[str] | None = None,
     test_mode: bool = False,
     filter_empty_gt: bool = True,
     use_valid_flag: bool = True,
@@ -45,7 +50,10 @@ def build_nuscenes(
         data_root: folder of the data set.
         pipeline: transforms as config dicts.
         metainfo: ``classes``, names in the order of the model's labels.
-        data_prefix: folders below ``data_root`` of key sweeps (``pts``) and others (``sweeps``).
+        data_prefix: folders below ``data_root`` of key sweeps (``pts``), other sweeps (``sweeps``)
+            and each camera's pictures (``CAM_FRONT='samples/CAM_FRONT'``, or ``img`` for all).
+        modality: ``use_camera=True`` reads cameras.
+        cameras: channels to read, in this order; None takes those of the info file.
         test_mode: every frame exactly once, none replaced.
         filter_empty_gt: replace training samples without boxes.
         use_valid_flag: annotated boxes count with a lidar or radar point, else a lidar point.
@@ -58,6 +66,8 @@ def build_nuscenes(
         metainfo["classes"],
         [TRANSFORMS.build(dict(step)) for step in pipeline],
         data_prefix=data_prefix,
+        modality=modality,
+        cameras=cameras,
         test_mode=test_mode,
         filter_empty_gt=filter_empty_gt,
         use_valid_flag=use_valid_flag,
