@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,6 +16,8 @@ class _ClearErrors(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):  # click's own, RuntimeErrors by birth
+            raise
         except (ValueError, RuntimeError, OSError) as error:
             if envs.traceback():
                 raise
@@ -107,3 +110,52 @@ def bench_ops(only: tuple[str, ...], out: Path) -> None:
     from anybev.benchmark.ops.run import run
 
     run(out, only=only)
+
+
+def _show_calib_example(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from anybev.datasets.user_calibration import EXAMPLE
+
+    click.echo(EXAMPLE, nl=False)
+    ctx.exit()
+
+
+_FILE = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("config", type=_FILE)
+@click.argument("checkpoint", type=_FILE)
+@click.option("--points", type=_FILE, help="Sweep: .bin, .npy, .pcd or .ply.")
+@click.option("--images", type=_FILE, help="Folder of one picture a camera.")
+@click.option("--calib", type=_FILE, help="JSON, YAML, v2 info .pkl or KITTI's .txt.")
+@click.option("--out", type=_FILE, default=Path("infer_out"), show_default=True)
+@click.option("--score-thr", type=float, default=0.3, show_default=True, help="Least score.")
+@click.option("--device", type=click.Choice(envs.BACKENDS), help="[default: as anybev env says]")
+@click.option("--amp", is_flag=True, help="Mixed precision.")
+@click.option("--load-dim", type=int, help="Numbers in a row of a .bin  [default: 4 or 5]")
+@click.option("--dims", help="Names of the columns: x,y,z,intensity,age ...")
+@click.option("--intensity-scale", type=float, help="Factor to 0..255.")
+@click.option("--drop-nan", is_flag=True, help="Leave out points that are not finite.")
+@click.option("--index", type=int, help="Frame of an info file.")
+@click.option("--cfg-options", multiple=True, metavar="KEY=VALUE", help="Override (repeatable).")
+@click.option(
+    "--calib-example",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_calib_example,
+    help="Print a calibration file to start from.",
+)
+def infer(dims: str | None, cfg_options: tuple[str, ...], **given: Any) -> None:
+    """Find objects in your own frame: points, pictures, calibration."""
+    from anybev.engine.infer import Request
+    from anybev.engine.infer import infer as run
+
+    names = tuple(name.strip() for name in dims.split(",")) if dims else None
+    result = run(Request(dims=names, options=cfg_options, **given))
+    for note in result.notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(result.table)
+    click.echo(f"wrote {', '.join(str(path) for path in result.files)}", err=True)
