@@ -31,6 +31,6 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One training and one validation scene with info files and object database."""
     root = tmp_path_factory.mktemp("nuscenes")
-    write_nuscenes(root, scenes=1, val_scenes=1, seed=11, workers=2)
+    write_nuscenes(root, scenes=1, val_scenes=1, seed=11, workers=2, camera_scale=0.25)
     create_nuscenes_infos(root, root)
     return root

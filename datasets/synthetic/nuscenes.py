@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,12 +32,18 @@ from anybev.datasets.synthetic.tables import (
     shared_tables,
     timestamp_us,
 )
-from anybev.datasets.synthetic.world import SWEEPS_PER_KEY_FRAME, sweep_times
+from anybev.datasets.synthetic.world import (
+    SWEEPS_PER_KEY_FRAME,
+    World,
+    key_frame_times,
+    sweep_times,
+)
 from anybev.files import write_json
 
 MARKER = "anybev_synthetic.json"
 # Raised whenever the same seed gives other data.
 WORLD_VERSION = 1
+CAMERA_SCALES = (0.05, 2.0)
 _PARTS = ".parts"
 _OWNED = ("samples", "sweeps", "maps", VERSION, _PARTS)
 
@@ -51,13 +57,15 @@ def write_nuscenes(
     workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
     overwrite: bool = False,
+    cameras: bool = True,
+    camera_scale: float = 1.0,
 ) -> None:
     """Write synthetic scenes that nuscenes-devkit reads as version v1.0-trainval.
 
     The scenes carry official names, so ``nuscenes.utils.splits`` sorts them into train and val.
     A scene depends on the seed and its own number alone: more scenes or more workers leave the
     others as they are. The same arguments on a finished folder do nothing; on an unfinished one
-    they finish it. One scene takes about 100 MB.
+    they finish it. One scene takes about 105 MB and its 120 pictures 30 MB more (at full size).
 
     Args:
         out: folder of the data set; created, or empty, or one that this function wrote.
@@ -67,6 +75,9 @@ def write_nuscenes(
         workers: processes.
         progress: called with (scenes done, scenes in all).
         overwrite: replace a data set that this function wrote from other arguments.
+        cameras: write the pictures; without them the tables still describe them.
+        camera_scale: size of the pictures relative to 1600 x 900, 0.05 to 2; the intrinsics in the
+            tables scale with it.
 
     Raises:
         TypeError, ValueError: a wrong argument.
@@ -74,7 +85,15 @@ def write_nuscenes(
     """
     _check_numbers(scenes=scenes, val_scenes=val_scenes, seed=seed, workers=workers)
     names = _scene_names(scenes, val_scenes)
-    request = {"world": WORLD_VERSION, "seed": seed, "scenes": scenes, "val_scenes": val_scenes}
+    pictures = _check_cameras(cameras, camera_scale)
+    request: dict[str, Any] = {
+        "world": WORLD_VERSION,
+        "seed": seed,
+        "scenes": scenes,
+        "val_scenes": val_scenes,
+        "cameras": cameras,
+        "camera_scale": pictures.scale,
+    }
     out = Path(out)
     if _prepare(out, request, overwrite=overwrite):
         if progress:
@@ -82,11 +101,11 @@ def write_nuscenes(
         return
     for folder in _folders():
         (out / folder).mkdir(parents=True, exist_ok=True)
-    for done, _ in enumerate(_run(out, names, seed, workers), 1):
+    for done, _ in enumerate(_run(out, names, seed, workers, pictures), 1):
         if progress:
             progress(done, len(names))
     _write_map(out / MAP_FILE)
-    _write_tables(out, names, seed)
+    _write_tables(out, names, seed, pictures)
     shutil.rmtree(out / _PARTS)
 
 
@@ -97,6 +116,26 @@ def _check_numbers(**numbers: int) -> None:
             raise TypeError(f"write_nuscenes: {name} must be an int, got {value!r}")
         if value < low:
             raise ValueError(f"write_nuscenes: {name} must be at least {low}, got {value}")
+
+
+class _Pictures(NamedTuple):
+    """Whether pictures are written, and their size."""
+
+    wanted: bool = True
+    scale: float = 1.0
+
+
+def _check_cameras(cameras: bool, camera_scale: float) -> _Pictures:
+    if not isinstance(cameras, bool):
+        raise TypeError(f"write_nuscenes: cameras must be a bool, got {cameras!r}")
+    if isinstance(camera_scale, bool) or not isinstance(camera_scale, (int, float)):
+        raise TypeError(f"write_nuscenes: camera_scale must be a number, got {camera_scale!r}")
+    low, high = CAMERA_SCALES
+    if not low <= camera_scale <= high:
+        raise ValueError(
+            f"write_nuscenes: camera_scale must be from {low} to {high}, got {camera_scale}"
+        )
+    return _Pictures(cameras, float(camera_scale))
 
 
 def _scene_names(scenes: int, val_scenes: int) -> list[str]:
@@ -117,7 +156,7 @@ def _scene_names(scenes: int, val_scenes: int) -> list[str]:
     return [*splits.train[:scenes], *splits.val[:val_scenes]]
 
 
-def _prepare(out: Path, request: dict[str, int], *, overwrite: bool) -> bool:
+def _prepare(out: Path, request: dict[str, Any], *, overwrite: bool) -> bool:
     """Claim the folder; True when it already holds what is asked for."""
     marker = out / MARKER
     if out.exists() and not out.is_dir():
@@ -150,7 +189,9 @@ def _folders() -> list[str]:
     return [*(f"samples/{c}" for c in channels), f"sweeps/{rig.LIDAR}", "maps", _PARTS]
 
 
-def _run(out: Path, names: list[str], seed: int, workers: int) -> Iterator[str]:
+def _run(
+    out: Path, names: list[str], seed: int, workers: int, pictures: _Pictures
+) -> Iterator[str]:
     """Write the missing scenes; yields each name when it is on disk."""
     missing = []
     for name in names:
@@ -160,12 +201,12 @@ def _run(out: Path, names: list[str], seed: int, workers: int) -> Iterator[str]:
             missing.append(name)
     if workers == 1 or len(missing) == 1:
         for name in missing:
-            yield _write_scene(out, name, seed)
+            yield _write_scene(out, name, seed, pictures)
         return
     # "spawn": a fork of a process with running threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, max(1, len(missing))), mp_context=context) as pool:
-        jobs = [pool.submit(_write_scene, out, name, seed) for name in missing]
+        jobs = [pool.submit(_write_scene, out, name, seed, pictures) for name in missing]
         try:
             for job in as_completed(jobs):
                 yield job.result()
@@ -173,7 +214,7 @@ def _run(out: Path, names: list[str], seed: int, workers: int) -> Iterator[str]:
             pool.shutdown(cancel_futures=True)
 
 
-def _write_scene(out: Path, name: str, seed: int) -> str:
+def _write_scene(out: Path, name: str, seed: int, pictures: _Pictures) -> str:
     number = int(name.removeprefix("scene-"))
     world = build_world(seed, number)
     scanner = Scanner(world)
@@ -187,12 +228,29 @@ def _write_scene(out: Path, name: str, seed: int) -> str:
         if key:
             points = sweep.points_on(len(world.objects))
             counts.append(KeyFrameCounts(points, sweep.cast.seen, sweep.cast.alone))
-    write_json(out / _PARTS / f"{name}.json", scene_tables(seed, name, number, world, counts))
+    if pictures.wanted:
+        _write_pictures(out, name, seed, world, pictures.scale)
+    rows = scene_tables(seed, name, number, world, counts, pictures.scale)
+    write_json(out / _PARTS / f"{name}.json", rows)
     return name
 
 
-def _write_tables(out: Path, names: Iterable[str], seed: int) -> None:
-    tables: Tables = shared_tables(seed)
+def _write_pictures(out: Path, name: str, seed: int, world: World, scale: float) -> None:
+    # Here, not at the top: the renderer loads torch, and data sets without pictures do not need it.
+    from anybev.datasets.synthetic.camera import Photographer, save_jpeg
+
+    number = int(name.removeprefix("scene-"))
+    photographer = Photographer(world, scale)
+    for index, camera in enumerate(rig.CAMERAS):
+        for k, key_time in enumerate(key_frame_times()):
+            t = float(key_time - camera.lead_s)
+            path = out / file_name(name, camera.channel, timestamp_us(number, t), key=True)
+            picture = photographer.shoot(camera, t, (seed, number, index, k))
+            save_jpeg(picture.image_rgb, path)
+
+
+def _write_tables(out: Path, names: Iterable[str], seed: int, pictures: _Pictures) -> None:
+    tables: Tables = shared_tables(seed, pictures.scale)
     for name in names:
         for table, rows in _read_json(out / _PARTS / f"{name}.json").items():
             tables[table] += rows

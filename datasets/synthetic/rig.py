@@ -68,6 +68,31 @@ def camera_intrinsic(camera: Camera) -> np.ndarray:
     return np.array([[camera.focal_px, 0.0, u], [0.0, camera.focal_px, v], [0.0, 0.0, 1.0]])
 
 
+def camera_rotation(camera: Camera) -> np.ndarray:
+    """Rotation (3, 3) camera -> ego."""
+    w, x, y, z = camera_quaternion(camera)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def image_size(camera_scale: float) -> tuple[int, int]:
+    """Width and height of pictures at a scale."""
+    return round(IMAGE_WIDTH * camera_scale), round(IMAGE_HEIGHT * camera_scale)
+
+
+def scaled(camera: Camera, camera_scale: float) -> Camera:
+    """The same camera with pictures of another size."""
+    u, v = camera.center_px
+    return camera._replace(
+        focal_px=camera.focal_px * camera_scale, center_px=(u * camera_scale, v * camera_scale)
+    )
+
+
 def _multiply(
     p: tuple[float, float, float, float], q: tuple[float, float, float, float]
 ) -> tuple[float, float, float, float]:

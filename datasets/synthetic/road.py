@@ -57,6 +57,14 @@ class Road(NamedTuple):
         return Motion(x, y, yaw, -curvature if back else curvature, speed_mps, accel_mps2)
 
 
+def road_under(ego: Motion) -> Road:
+    """The road that an ego motion made by ``Road.follow`` in the ego's lane runs on."""
+    curvature = ego.curvature / (1 + ego.curvature * EGO_LANE_M)
+    x = ego.x_m + EGO_LANE_M * math.sin(ego.yaw_rad)
+    y = ego.y_m - EGO_LANE_M * math.cos(ego.yaw_rad)
+    return Road(x, y, ego.yaw_rad, curvature)
+
+
 def footprints_touch(one: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether rectangles on the ground overlap (separating axes).
 

@@ -116,7 +116,7 @@ def file_name(scene_name: str, channel: str, stamp_us: int, *, key: bool) -> str
     return f"{folder}/{channel}/synthetic-{scene_name}__{channel}__{stamp_us}{end}"
 
 
-def shared_tables(seed: int) -> Tables:
+def shared_tables(seed: int, camera_scale: float = 1.0) -> Tables:
     """Tables that do not depend on the scenes; ``map`` still lacks its log tokens."""
     tables: Tables = {name: [] for name in TABLE_NAMES}
     for name in _CATEGORIES:
@@ -135,7 +135,7 @@ def shared_tables(seed: int) -> Tables:
         tables["sensor"].append(
             {"token": token("sensor", channel), "channel": channel, "modality": modality}
         )
-    tables["calibrated_sensor"] = _calibrations()
+    tables["calibrated_sensor"] = _calibrations(camera_scale)
     tables["map"].append(
         {
             "token": token(seed, "map"),
@@ -148,10 +148,15 @@ def shared_tables(seed: int) -> Tables:
 
 
 def scene_tables(
-    seed: int, scene_name: str, scene_number: int, world: World, counts: list[KeyFrameCounts]
+    seed: int,
+    scene_name: str,
+    scene_number: int,
+    world: World,
+    counts: list[KeyFrameCounts],
+    camera_scale: float = 1.0,
 ) -> Tables:
     """Rows of one scene: everything but the shared tables."""
-    rows = _SceneRows(seed, scene_name, scene_number)
+    rows = _SceneRows(seed, scene_name, scene_number, rig.image_size(camera_scale))
     rows.add_scene()
     rows.add_lidar(world)
     rows.add_cameras(world)
@@ -160,8 +165,9 @@ def scene_tables(
 
 
 class _SceneRows:
-    def __init__(self, seed: int, name: str, number: int) -> None:
+    def __init__(self, seed: int, name: str, number: int, image_size: tuple[int, int]) -> None:
         self.seed, self.name, self.number = seed, name, number
+        self.width, self.height = image_size
         self.tables: Tables = {n: [] for n in TABLE_NAMES}
         self.samples = [self.token("sample", k) for k in range(KEY_FRAMES)]
 
@@ -246,8 +252,8 @@ class _SceneRows:
                 "timestamp": stamp,
                 "fileformat": "jpg" if image else "pcd",
                 "is_key_frame": key,
-                "height": rig.IMAGE_HEIGHT if image else 0,
-                "width": rig.IMAGE_WIDTH if image else 0,
+                "height": self.height if image else 0,
+                "width": self.width if image else 0,
                 "filename": file_name(self.name, channel, stamp, key=key),
                 **_neighbours(tokens, index),
             }
@@ -293,7 +299,7 @@ class _SceneRows:
             )
 
 
-def _calibrations() -> list[Row]:
+def _calibrations(camera_scale: float) -> list[Row]:
     rows: list[Row] = [
         {
             "token": token("calibrated_sensor", rig.LIDAR),
@@ -309,7 +315,7 @@ def _calibrations() -> list[Row]:
             "sensor_token": token("sensor", camera.channel),
             "translation": list(camera.position_m),
             "rotation": list(rig.camera_quaternion(camera)),
-            "camera_intrinsic": rig.camera_intrinsic(camera).tolist(),
+            "camera_intrinsic": rig.camera_intrinsic(rig.scaled(camera, camera_scale)).tolist(),
         }
         for camera in rig.CAMERAS
     ]

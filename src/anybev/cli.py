@@ -72,8 +72,24 @@ def synth() -> None:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
-def synth_nuscenes(out: Path, scenes: int, val_scenes: int | None, seed: int, workers: int) -> None:
-    """Synthetic scenes in nuScenes layout: lidar, tables, camera calibration."""
+@click.option(
+    "--camera-scale",
+    type=click.FloatRange(0.05, 2.0),
+    default=1.0,
+    show_default=True,
+    help="Size of the pictures relative to 1600 x 900.",
+)
+@click.option("--cameras/--no-cameras", default=True, show_default=True, help="Write pictures.")
+def synth_nuscenes(
+    out: Path,
+    scenes: int,
+    val_scenes: int | None,
+    seed: int,
+    workers: int,
+    camera_scale: float,
+    cameras: bool,
+) -> None:
+    """Synthetic scenes in nuScenes layout: lidar, the six cameras' pictures, tables."""
     from anybev.datasets.synthetic.nuscenes import write_nuscenes
     from anybev.reporting.progress import progress_bar
 
@@ -88,6 +104,8 @@ def synth_nuscenes(out: Path, scenes: int, val_scenes: int | None, seed: int, wo
             seed=seed,
             workers=workers,
             progress=update,
+            cameras=cameras,
+            camera_scale=camera_scale,
         )
 
 

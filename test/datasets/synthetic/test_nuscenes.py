@@ -17,6 +17,7 @@ from anybev.datasets.synthetic.rig import CAMERAS
 from anybev.datasets.synthetic.world import key_frame_times, near_ego
 
 SEED = 5
+ARGUMENTS = {"scenes": 1, "val_scenes": 1, "seed": SEED, "camera_scale": 0.1}
 Row = dict
 
 
@@ -24,9 +25,7 @@ Row = dict
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic") / "nuscenes"
     calls: list[tuple[int, int]] = []
-    write_nuscenes(
-        out, scenes=1, val_scenes=1, seed=SEED, progress=lambda *call: calls.append(call)
-    )
+    write_nuscenes(out, **ARGUMENTS, workers=2, progress=lambda *call: calls.append(call))
     assert calls == [(1, 2), (2, 2)]
     return out
 
@@ -79,7 +78,7 @@ def test_chains_and_files(data: NuScenes, folder: Path) -> None:
     assert files == lidar
     pictures = [d["filename"] for d in data.sample_data if d["channel"] != "LIDAR_TOP"]
     assert len(pictures) == len(set(pictures)) == 40 * 6
-    assert not list(folder.rglob("*.jpg"))
+    assert {str(p.relative_to(folder)) for p in folder.rglob("*.jpg")} == set(pictures)
     assert not (folder / ".parts").exists()
 
 
@@ -193,25 +192,24 @@ def test_workers_and_interruption_leave_no_trace(folder: Path, tmp_path: Path) -
 
     out = tmp_path / "nuscenes"
     with pytest.raises(Interrupt):
-        write_nuscenes(out, scenes=1, val_scenes=1, seed=SEED, workers=1, progress=stop)
+        write_nuscenes(out, **ARGUMENTS, workers=1, progress=stop)
     assert not (out / "v1.0-trainval").exists()
     written = (out / ".parts" / "scene-0001.json").stat().st_mtime_ns
-    write_nuscenes(out, scenes=1, val_scenes=1, seed=SEED, workers=1)
+    write_nuscenes(out, **ARGUMENTS, workers=1)
     assert digest(out) == digest(folder)
-    sweeps = [p.stat().st_mtime_ns for p in out.rglob("synthetic-scene-0001*.bin")]
+    sweeps = [p.stat().st_mtime_ns for p in out.rglob("synthetic-scene-0001*.*")]
+    assert len(sweeps) == 191 + 120
     assert max(sweeps) <= written
 
 
 def test_a_finished_folder_is_left_alone(folder: Path) -> None:
     before = (folder / "v1.0-trainval" / "sample.json").stat().st_mtime_ns
     calls: list[tuple[int, int]] = []
-    write_nuscenes(
-        folder, scenes=1, val_scenes=1, seed=SEED, progress=lambda *call: calls.append(call)
-    )
+    write_nuscenes(folder, **ARGUMENTS, progress=lambda *call: calls.append(call))
     assert calls == [(2, 2)]
     assert (folder / "v1.0-trainval" / "sample.json").stat().st_mtime_ns == before
     with pytest.raises(RuntimeError, match=r"got .* written from .*overwrite"):
-        write_nuscenes(folder, scenes=1, val_scenes=1, seed=SEED + 1)
+        write_nuscenes(folder, **(ARGUMENTS | {"seed": SEED + 1}))
 
 
 def test_overwrite_replaces_only_what_it_wrote(
@@ -230,7 +228,7 @@ def test_overwrite_replaces_only_what_it_wrote(
     assert not (tmp_path / "samples" / "LIDAR_TOP" / "old.pcd.bin").exists()
 
 
-def fake_scene(out: Path, name: str, seed: int) -> str:
+def fake_scene(out: Path, name: str, seed: int, pictures: object) -> str:
     (out / ".parts" / f"{name}.json").write_text("{}")
     return name
 
