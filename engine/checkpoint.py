@@ -53,7 +53,7 @@ def _plain(value: Any, where: str) -> Any:
 
 def save(
     path: Path | str,
-    model: nn.Module,
+    weights: nn.Module | Mapping[str, Tensor],
     *,
     meta: Mapping[str, Any] | None = None,
     config: str = "",
@@ -67,7 +67,7 @@ def save(
 
     Args:
         path: file to write; its folder is made when missing.
-        model: whose ``state_dict`` is kept.
+        weights: a model whose ``state_dict`` is kept, or a state dict.
         meta: facts of the run: ``epoch``, ``iter``, ``seed`` ...
         config: text of the whole config.
         state: optimizer, schedulers, random generators, position of the sampler.
@@ -76,6 +76,7 @@ def save(
         TypeError: ``meta`` or ``state`` holds something else than plain data.
     """
     path = Path(path)
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
     versions = {
         "anybev": anybev.__version__,
         "torch": torch.__version__.split("+")[0],
@@ -89,7 +90,7 @@ def save(
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             **_plain(meta or {}, "meta"),
         },
-        "state_dict": _plain(model.state_dict(), "state_dict"),
+        "state_dict": _plain(tensors, "state_dict"),
         "state": _plain(state or {}, "state"),
     }
     with whole_file(path, durable=True) as stream:
@@ -141,6 +142,7 @@ def load_into(
     *,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    may_lack: Sequence[str] = (),
     sparse_layout: str | None = None,
 ) -> LoadReport:
     """Fill a model from a checkpoint file, or fail with the keys that do not fit.
@@ -150,7 +152,8 @@ def load_into(
         path: checkpoint of ours, of mmengine, or a bare state dict.
         allow_missing: patterns (``img_*``) of the model's keys that may be absent.
         allow_unexpected: patterns of the file's keys that may be left over.
-        sparse_layout: ``krsc`` or ``rsck`` where the shapes do not tell.
+        may_lack: parts of the model (``img_backbone``) that may be absent as a whole.
+        sparse_layout: ``krsc``, ``rsck`` or ``rskc`` where the shapes do not tell.
 
     Returns:
         What was loaded, converted and left.
@@ -165,5 +168,6 @@ def load_into(
         path,
         allow_missing=allow_missing,
         allow_unexpected=allow_unexpected,
+        may_lack=may_lack,
         layout=sparse_layout,
     )

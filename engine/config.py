@@ -16,11 +16,14 @@ from anybev.models.common.arguments import refuse_unknown, suggestion
 # variables, unless they look like one of these misspelled.
 _TOP_LEVEL_TEXT = """
 auto_scale_lr custom_hooks custom_imports data_preprocessor default_hooks default_scope env_cfg
-experiment_name launcher load_from log_level log_processor model optim_wrapper param_scheduler
-randomness resume runner_type test_cfg test_dataloader test_evaluator train_cfg train_dataloader
-val_cfg val_dataloader val_evaluator visualizer vis_backends work_dir
+experiment_name find_unused_parameters launcher load_from load_from_may_lack log_level
+log_processor model optim_wrapper param_scheduler randomness resume runner_type test_cfg
+test_dataloader test_evaluator train_cfg train_dataloader val_cfg val_dataloader val_evaluator
+visualizer vis_backends work_dir
 """
 TOP_LEVEL = frozenset(_TOP_LEVEL_TEXT.split())
+# Keys that mmengine takes off before it builds the class.
+_BESIDE = {"optim_wrapper": {"constructor", "paramwise_cfg"}}
 _MISSPELLED = 0.85
 
 
@@ -71,7 +74,8 @@ def check(config: Config) -> None:
             if parameters is None:
                 continue
             keys = [key for key in node if key != "type" and not key.startswith("_")]
-            refuse_unknown(f"config: {path}: {node['type']}", keys, parameters)
+            known = {*parameters, *_BESIDE.get(path, ())}
+            refuse_unknown(f"config: {path}: {node['type']}", keys, known)
 
 
 def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:

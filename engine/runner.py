@@ -19,6 +19,7 @@ from anybev.engine import distributed
 from anybev.engine.builder import build_detector
 from anybev.engine.detector_adapter import DetectorAdapter
 from anybev.engine.loops import ResumableEpochLoop
+from anybev.engine.pretrained import load_pretrained
 from anybev.engine.registry import RUNNERS
 from anybev.engine.seeding import rng_state, set_rng_state
 
@@ -56,6 +57,7 @@ class Runner(MMEngineRunner):
 
     optim_wrapper: Any
     param_schedulers: Any
+    _may_lack: tuple[str, ...] = ()  # parts that a checkpoint may lack: in training alone
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """As mmengine's; several processes also without an accelerator."""
@@ -154,9 +156,23 @@ class Runner(MMEngineRunner):
             state=state,
         )
 
+    def train(self) -> nn.Module:
+        """As mmengine's; ``load_from`` may lack the parts that ``load_from_may_lack`` names."""
+        self._may_lack = tuple(self.cfg.get("load_from_may_lack") or ())
+        model: nn.Module = super().train()
+        return model
+
+    def _init_model_weights(self) -> None:
+        """Fill the parts that start from pretrained weights; a resumed run needs no such file."""
+        resumed = self._load_from or (Path(self.work_dir) / "last_checkpoint").is_file()
+        if not (self._resume and resumed):
+            for part, report in load_pretrained(self.detector).items():
+                self.logger.info("pretrained %s: %s", part, report)
+        super()._init_model_weights()
+
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Fill the detector, or fail with the list of keys."""
-        report = checkpoints.load_into(self.detector, Path(filename))
+        report = checkpoints.load_into(self.detector, Path(filename), may_lack=self._may_lack)
         self._has_loaded = True
         self.logger.info("loaded %s: %s", filename, report)
         return {}

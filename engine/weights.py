@@ -1,5 +1,6 @@
 """Fills a model with a checkpoint's weights, whole or not at all."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -8,10 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from anybev.engine.layouts import LAYOUTS, agreed_layout, fitting_layouts, to_krsc
+
 _SHOWN = 10
+_MIT_NAMES = ("encoders.camera.", "encoders.lidar.", "heads.object.")
 _WRAPPER = "module."  # what distributed data parallel puts before every key
 
-LAYOUTS = ("krsc", "rsck")
+# Computed from the config: a file's must agree with the model's, which stay.
+_CONSTANTS = (
+    "*relative_position_index",
+    "*view_transform.dx",
+    "*view_transform.bx",
+    "*view_transform.nx",
+    "*view_transform.frustum",
+)
+_CONSTANTS_TOLERANCE = 1e-2  # files may hold them in half precision
 
 
 class CheckpointMismatchError(ValueError):
@@ -43,8 +55,7 @@ class LoadReport:
     Attributes:
         source: where the weights came from.
         loaded: tensors copied into the model.
-        sparse_layout: ``krsc`` ([out, kx, ky, kz, in], as ours) or ``rsck`` ([kx, ky, kz, in, out])
-            of the file's sparse weights; None when the model has none.
+        sparse_layout: of the file's sparse weights, see ``layouts``; None when the model has none.
         converted: sparse weights that were permuted.
         missing: keys left as they were, each allowed by the caller or a mere batch counter.
         unexpected: keys of the file that the caller allowed to be ignored.
@@ -64,7 +75,9 @@ class LoadReport:
         if self.converted:
             text += f" ({self.converted} permuted)"
         if self.missing:
-            text += f", {len(self.missing)} left as they were"
+            parts = Counter(key.split(".")[0] for key in self.missing)
+            names = ", ".join(f"{name} {count}" for name, count in parts.items())
+            text += f", {len(self.missing)} left as they were ({names})"
         if self.unexpected:
             text += f", {len(self.unexpected)} ignored"
         return text
@@ -92,11 +105,16 @@ def sparse_weight_keys(model: nn.Module) -> list[str]:
     ]
 
 
-def _fitting_layouts(found: Sequence[int], wanted: Sequence[int]) -> frozenset[str]:
-    """Layouts in which a weight of shape ``found`` is one of shape ``wanted`` in KRSC."""
-    out, *kernel, channels = wanted
-    shapes = {"krsc": (out, *kernel, channels), "rsck": (*kernel, channels, out)}
-    return frozenset(name for name, shape in shapes.items() if shape == tuple(found))
+def _sparse_votes(
+    state_dict: Mapping[str, Tensor], wanted: Mapping[str, Tensor], keys: Iterable[str]
+) -> dict[str, frozenset[str]]:
+    """Sparse weight -> layouts that its shape in the file fits."""
+    votes = {}
+    for key in keys:
+        if key in state_dict:
+            out, *kernel, channels = wanted[key].shape
+            votes[key] = fitting_layouts(state_dict[key].shape, out, kernel, channels)
+    return votes
 
 
 def sparse_layout(
@@ -104,8 +122,8 @@ def sparse_layout(
 ) -> str | None:
     """Layout of a file's sparse weights, deduced from their shapes.
 
-    The published files carry no tag that tells. A weight whose shape fits neither layout says
-    nothing here; it is reported with the other shapes that differ.
+    The published files carry no tag that tells. A weight whose shape fits no layout says nothing
+    here; it is reported with the other shapes that differ.
 
     Args:
         state_dict: the file's tensors.
@@ -113,37 +131,14 @@ def sparse_layout(
         keys: the sparse weights.
 
     Returns:
-        ``krsc``, ``rsck``, or None when no weight fits either.
+        A name of ``layouts.LAYOUTS``, or None when no weight fits any.
 
     Raises:
-        ValueError: the weights contradict each other, or fit both layouts.
+        ValueError: the weights contradict each other, or fit several layouts.
     """
-    votes = {
-        key: _fitting_layouts(state_dict[key].shape, wanted[key].shape)
-        for key in keys
-        if key in state_dict
-    }
-    votes = {key: layouts for key, layouts in votes.items() if layouts}
-    if not votes:
-        return None
-    agreed = frozenset(LAYOUTS).intersection(*votes.values())
-    if len(agreed) == 1:
-        return next(iter(agreed))
-    if agreed:
-        key = next(iter(votes))
-        raise ValueError(
-            "load_into: sparse weights must show their layout by their shape, got "
-            f"{key} {list(state_dict[key].shape)} that fits KRSC and RSCK alike; "
-            "try sparse_layout='krsc' or 'rsck'"
-        )
-    examples: dict[str, str] = {}
-    for key, layouts in votes.items():
-        if len(layouts) == 1:
-            examples.setdefault(next(iter(layouts)), key)
-    raise ValueError(
-        "load_into: sparse weights must be of one layout, got "
-        + " and ".join(f"{key} in {layout.upper()}" for layout, key in sorted(examples.items()))
-    )
+    votes = _sparse_votes(state_dict, wanted, keys)
+    shapes = {key: tuple(state_dict[key].shape) for key in votes}
+    return agreed_layout("load_into", votes, shapes, "sparse_layout='{}'")
 
 
 def _listed(keys: Sequence[str]) -> str:
@@ -175,14 +170,55 @@ def _mismatch(
         lines.append(f"{key} is {list(found)} in the file, {list(expected)} in the model")
     if len(mismatched) > _SHOWN:
         lines.append(f"and {len(mismatched) - _SHOWN} more of another shape")
-    if fitting < wanted / 2:
+    if any(key.startswith(_MIT_NAMES) for key in unexpected):
+        hint = (
+            "try tools/convert_checkpoint.py: the file has the names of mit-han-lab/bevfusion, and "
+            "its boxes"
+        )
+    elif fitting < wanted / 2:
         hint = "try the config that belongs to this checkpoint: it looks like another model"
     elif mismatched and all(len(found) == len(e) == 5 for found, e in mismatched.values()):
-        hint = "try the original file: these fit neither KRSC nor RSCK, as after two permutations"
+        hint = (
+            "try the original file: these fit none of KRSC, RSCK and RSKC, as when permuted twice"
+        )
     else:
         hint = "try allow_missing or allow_unexpected where a part is meant to be left out"
     lines.append(hint)
     return CheckpointMismatchError("\n  ".join(lines), missing, unexpected, mismatched)
+
+
+def _absent_parts(wanted: Iterable[str], found: Iterable[str], parts: Sequence[str]) -> list[str]:
+    """Patterns of those parts of which the file has nothing at all."""
+    for part in parts:
+        if not any(key.startswith(f"{part}.") for key in wanted):
+            raise ValueError(f"load_into: may_lack must name parts of the model, got {part!r}")
+    keys = list(found)
+    return [f"{p}.*" for p in parts if not any(key.startswith(f"{p}.") for key in keys)]
+
+
+def _keep_constants(found: dict[str, Tensor], wanted: Mapping[str, Tensor], source: str) -> None:
+    """Put the model's own constants in place of the file's, which must agree.
+
+    Raises:
+        ValueError: one does not.
+    """
+    for key in _matching(found, _CONSTANTS):
+        if key in wanted:
+            theirs, ours = found[key].double(), wanted[key].double().cpu()
+            limit = _CONSTANTS_TOLERANCE
+            if not torch.allclose(theirs.cpu(), ours, rtol=limit, atol=limit):
+                raise ValueError(
+                    f"load_into: {key} of {source} must be what the config says, "
+                    f"{_brief(ours)}, got {_brief(theirs)}; try the config that the file was "
+                    "trained with"
+                )
+            found[key] = wanted[key]
+
+
+def _brief(values: Tensor) -> str:
+    """The first numbers of a tensor."""
+    shown = [round(value, 4) for value in values.flatten()[:3].tolist()]
+    return f"{shown}" if values.numel() <= 3 else f"{shown[:-1]} ... {values.max().item():g}"
 
 
 def fill(
@@ -192,12 +228,15 @@ def fill(
     *,
     allow_missing: Sequence[str] = (),
     allow_unexpected: Sequence[str] = (),
+    may_lack: Sequence[str] = (),
     layout: str | None = None,
 ) -> LoadReport:
     """Copy weights into a model, whole or not at all.
 
-    Sparse weights in RSCK are permuted to KRSC; the ``module.`` prefix is dropped. Counters
-    (``num_batches_tracked``) may be missing: nothing is computed from them.
+    Sparse weights in another layout are permuted to KRSC; the ``module.`` prefix is dropped.
+    Counters (``num_batches_tracked``) may be missing: nothing is computed from them. Constants that
+    follow from the config (the view transform's grid, the index of relative positions) are
+    compared, not copied.
 
     Args:
         model: what to fill; unchanged when an error is raised.
@@ -205,27 +244,30 @@ def fill(
         source: name for messages.
         allow_missing: patterns (``img_*``) of keys that may be absent.
         allow_unexpected: patterns of keys that may be left over.
-        layout: ``krsc`` or ``rsck`` instead of deducing it.
+        may_lack: parts of the model (``img_backbone``) that may be absent as a whole.
+        layout: of the sparse weights, instead of deducing it; see ``layouts``.
 
     Raises:
         CheckpointMismatchError: keys or shapes differ; the message lists them.
-        ValueError: the sparse layout is ambiguous, mixed or unknown.
+        ValueError: the sparse layout is ambiguous, mixed or unknown; a constant differs; the model
+            has no such part.
     """
     if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"load_into: sparse_layout must be krsc or rsck, got {layout!r}")
+        raise ValueError(f"load_into: sparse_layout must be krsc, rsck or rskc, got {layout!r}")
     wanted = {key: value for key, value in model.state_dict().items() if torch.is_tensor(value)}
     found = strip_wrapper(state_dict)
     sparse = sparse_weight_keys(model)
     layout = layout or sparse_layout(found, wanted, sparse)
     converted = 0
-    for key in sparse if layout == "rsck" else ():
-        if key in found and "rsck" in _fitting_layouts(found[key].shape, wanted[key].shape):
-            found[key] = found[key].permute(4, 0, 1, 2, 3)
+    for key, fitting_names in _sparse_votes(found, wanted, sparse).items():
+        if layout is not None and layout != "krsc" and layout in fitting_names:
+            found[key] = to_krsc(found[key], layout)
             converted += 1
 
     missing = [key for key in wanted if key not in found]
     unexpected = [key for key in found if key not in wanted]
-    left = _matching(missing, [*allow_missing, "*num_batches_tracked"])
+    absent = _absent_parts(wanted, found, may_lack)
+    left = _matching(missing, [*allow_missing, *absent, "*num_batches_tracked"])
     ignored = _matching(unexpected, allow_unexpected)
     mismatched = {
         key: (tuple(found[key].shape), tuple(value.shape))
@@ -238,5 +280,6 @@ def fill(
     if lost or strange or mismatched:
         name = type(model).__name__
         raise _mismatch(name, str(source), (fitting, len(wanted)), lost, strange, mismatched)
+    _keep_constants(found, wanted, str(source))
     model.load_state_dict({key: found[key] for key in wanted if key in found}, strict=False)
     return LoadReport(str(source), fitting, layout, converted, tuple(left), tuple(ignored))

@@ -6,6 +6,7 @@
 | ``ANYBEV_OPS`` | list of ``<operator>=reference``: force operators to their reference | none |
 | ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than declared is an error | ``0`` |
 | ``ANYBEV_TRACEBACK`` | ``1``: bad input shows its traceback, not one line | ``0`` |
+| ``ANYBEV_WEIGHTS`` | folder of pretrained weights that configs name by URL | ``weights`` |
 | ``ANYBEV_TEST_DATA`` | real sample data and golden packs that tests use | ``../shared`` |
 | ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
 | ``ANYBEV_TORCH_INDEX`` | package index of torch (read by install.sh) | pip's default |
@@ -69,6 +70,11 @@ def require_native() -> bool:
 def traceback() -> bool:
     """Whether errors about bad input keep their traceback."""
     return _flag("ANYBEV_TRACEBACK")
+
+
+def weights_dir() -> Path:
+    """Folder where the files of URLs in configs are looked for; nothing is downloaded."""
+    return Path(os.environ.get("ANYBEV_WEIGHTS", "weights")).expanduser()
 
 
 def test_data() -> Path:

@@ -64,6 +64,27 @@ def test_rsck_weights_are_permuted(trained, tmp_path):
     assert model.square.weight.is_contiguous()
 
 
+def test_rskc_weights_are_permuted(trained, tmp_path):
+    sparse = ("conv_input.weight", "square.weight", "flat.weight")
+    state = trained.state_dict()
+    # As spconv 2.0 and 2.1 stored them: [kx, ky, kz, out, in]; the square ones tell nothing.
+    rskc = {k: v.permute(1, 2, 3, 0, 4) if k in sparse else v for k, v in state.items()}
+    torch.save(rskc, tmp_path / "m.pth")
+    model = Model()
+    report = load_into(model, tmp_path / "m.pth")
+    assert _same(model, trained)
+    assert (report.sparse_layout, report.converted) == ("rskc", 3)
+    square = {"weight": rskc["square.weight"]}
+    torch.save(square, tmp_path / "square.pth")
+    alone = Sparse(16, (3, 3, 3), 16)
+    with pytest.raises(
+        ValueError, match=r"fits RSCK and RSKC alike; try sparse_layout='rsck' or sparse_layout='r"
+    ):
+        load_into(alone, tmp_path / "square.pth")
+    load_into(alone, tmp_path / "square.pth", sparse_layout="rskc")
+    assert torch.equal(alone.weight, trained.square.weight)
+
+
 def test_dense_3d_convolutions_are_no_sparse_weights(trained):
     assert sparse_weight_keys(trained) == ["conv_input.weight", "square.weight", "flat.weight"]
     assert sparse_weight_keys(nn.Conv3d(1, 1, 3)) == []
@@ -87,18 +108,21 @@ def test_a_layout_that_no_shape_tells_is_refused(tmp_path):
     save(tmp_path / "m.pth", Sparse(3, (3, 3, 3), 3))
     model = Sparse(3, (3, 3, 3), 3)
     before = model.weight.clone()
-    with pytest.raises(ValueError, match=r"fits KRSC and RSCK alike; try sparse_layout='krsc'"):
+    with pytest.raises(ValueError, match=r"fits KRSC, RSCK and RSKC alike; try sparse_l"):
         load_into(model, tmp_path / "m.pth")
     assert torch.equal(model.weight, before)
     assert load_into(model, tmp_path / "m.pth", sparse_layout="krsc").sparse_layout == "krsc"
-    with pytest.raises(ValueError, match="sparse_layout must be krsc or rsck, got 'kcrs'"):
+    with pytest.raises(ValueError, match="must be krsc, rsck or rskc, got 'kcrs'"):
         load_into(model, tmp_path / "m.pth", sparse_layout="kcrs")
 
 
 def test_mixed_layouts_are_refused(trained, tmp_path):
     state = {**trained.state_dict(), "square.weight": torch.zeros(3, 3, 3, 16, 16)}
     torch.save(state, tmp_path / "m.pth")
-    with pytest.raises(ValueError, match=r"of one layout, got conv_input.weight in KRSC and squ"):
+    with pytest.raises(
+        ValueError,
+        match=r"of one layout, got conv_input.weight in KRSC and square.weight in RSCK or RSKC$",
+    ):
         load_into(Model(), tmp_path / "m.pth")
 
 
@@ -106,7 +130,7 @@ def test_a_sparse_weight_of_neither_layout_is_named_with_shapes(trained, tmp_pat
     # What a loader leaves that permutes a KRSC file as if it were RSCK.
     state = {**trained.state_dict(), "conv_input.weight": torch.zeros(5, 16, 3, 3, 3)}
     torch.save(state, tmp_path / "m.pth")
-    with pytest.raises(CheckpointMismatchError, match="neither KRSC nor RSCK") as caught:
+    with pytest.raises(CheckpointMismatchError, match="none of KRSC, RSCK and RSKC") as caught:
         load_into(Model(), tmp_path / "m.pth")
     assert caught.value.mismatched == {"conv_input.weight": ((5, 16, 3, 3, 3), (16, 3, 3, 3, 5))}
     shapes = "conv_input.weight is [5, 16, 3, 3, 3] in the file, [16, 3, 3, 3, 5] in the model"
@@ -149,7 +173,49 @@ def test_parts_may_be_left_out_by_pattern(trained, tmp_path):
     )
     assert report.missing == ("head.weight",)
     assert report.unexpected == ("tail.weight",)
-    assert str(report).endswith("1 left as they were, 1 ignored")
+    assert str(report).endswith("1 left as they were (head 1), 1 ignored")
+
+
+def test_a_part_may_be_lacking_as_a_whole_only(trained, tmp_path):
+    state = {k: v for k, v in trained.state_dict().items() if not k.startswith("head.")}
+    torch.save(state, tmp_path / "m.pth")
+    report = load_into(Model(), tmp_path / "m.pth", may_lack=["head", "norm"])
+    assert report.missing == ("head.weight", "head.bias")
+    assert str(report).endswith("2 left as they were (head 2)")
+    torch.save(state | {"head.bias": torch.zeros(3)}, tmp_path / "half.pth")
+    with pytest.raises(CheckpointMismatchError, match=r"1 missing in the file: head.weight"):
+        load_into(Model(), tmp_path / "half.pth", may_lack=["head", "norm"])
+    with pytest.raises(ValueError, match="may_lack must name parts of the model, got 'hea'"):
+        load_into(Model(), tmp_path / "m.pth", may_lack=["hea"])
+
+
+def test_constants_of_the_config_are_compared_and_kept(tmp_path):
+    class Lifted(nn.Module):
+        def __init__(self, cell_m: float) -> None:
+            super().__init__()
+            self.view_transform = nn.Module()
+            self.view_transform.dx = nn.Parameter(torch.tensor([cell_m] * 3), requires_grad=False)
+
+    model = Lifted(0.3)
+    torch.save({"view_transform.dx": torch.full((3,), 0.3).bfloat16()}, tmp_path / "m.pth")
+    assert load_into(model, tmp_path / "m.pth").loaded == 1
+    assert torch.equal(model.view_transform.dx, torch.full((3,), 0.3))
+    save(tmp_path / "m.pth", Lifted(0.4))
+    with pytest.raises(
+        ValueError,
+        match=r"view_transform.dx of .*m.pth must be what the config says, \[0.3, 0.3, 0.3\], got "
+        r"\[0.4, 0.4, 0.4\]; try the config that the file was trained with",
+    ):
+        load_into(model, tmp_path / "m.pth")
+
+
+def test_names_of_the_original_repository_point_to_the_converter(trained, tmp_path):
+    torch.save(
+        {f"encoders.lidar.backbone.{k}": v for k, v in trained.state_dict().items()},
+        tmp_path / "m.pth",
+    )
+    with pytest.raises(CheckpointMismatchError, match=r"try tools/convert_checkpoint.py: the file"):
+        load_into(Model(), tmp_path / "m.pth")
 
 
 def test_batch_counters_may_be_missing(trained, tmp_path):
