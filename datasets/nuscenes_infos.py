@@ -84,7 +84,7 @@ def create_nuscenes_infos(
         frames = []
         with progress(f"{split} frames") as update:
             for i, sample in enumerate(chosen):
-                frames.append(_frame(tables, sample, i, max_sweeps))
+                frames.append(frame_info(tables, sample, i, max_sweeps))
                 update(i + 1, len(chosen))
         path = out / f"{extra_tag}_infos_{split}.pkl"
         write_pickle(path, {"metainfo": _metainfo(version), "data_list": frames})
@@ -140,7 +140,18 @@ def _lidar(tables: NuScenesTables, sample: Record) -> Record:
         ) from None
 
 
-def _frame(tables: NuScenesTables, sample: Record, index: int, max_sweeps: int) -> Record:
+def frame_info(tables: NuScenesTables, sample: Record, index: int, max_sweeps: int) -> Record:
+    """One key frame as an info file has it.
+
+    Args:
+        tables: where everything about it is.
+        sample: its record.
+        index: its number in the file.
+        max_sweeps: earlier sweeps to list.
+
+    Raises:
+        ValueError: it has no lidar key frame, or a token leads nowhere.
+    """
     lidar = _lidar(tables, sample)
     lidar2ego, ego2global = tables.sensor2ego(lidar), tables.ego2global(lidar)
     lidar2global = ego2global @ lidar2ego

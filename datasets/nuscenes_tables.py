@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 
 Record = dict[str, Any]
 
-_TABLES = (
+TABLES = (
     "category",
     "instance",
     "sensor",
@@ -33,23 +34,26 @@ class NuScenesTables:
     Args:
         root: folder of the data set.
         version: folder of the tables below it, ``v1.0-trainval``.
+        rows: the tables' records where they have been read already.
 
     Raises:
         FileNotFoundError: the folder or a table is missing.
         ValueError: a table is no list of records, or a record lacks a key.
     """
 
-    def __init__(self, root: Path, version: str) -> None:
+    def __init__(
+        self, root: Path, version: str, rows: Mapping[str, list[Record]] | None = None
+    ) -> None:
         self.root, self.version = root, version
-        if not (root / version).is_dir():
+        if rows is None and not (root / version).is_dir():
             raise FileNotFoundError(
                 f"nuscenes: {root / version} must be the folder of the tables, got none; try "
                 "--version or --root-path"
             )
         self._records: dict[str, dict[str, Record]] = {}
-        for table in _TABLES:
-            rows = _read_table(root / version / f"{table}.json")
-            self._records[table] = {row["token"]: row for row in rows}
+        for table in TABLES:
+            records = rows[table] if rows else read_table(root / version / f"{table}.json")
+            self._records[table] = {row["token"]: row for row in records}
         self.annotations_of: dict[str, list[Record]] = defaultdict(list)
         for row in self._records["sample_annotation"].values():
             self.annotations_of[row["sample_token"]].append(row)
@@ -127,7 +131,13 @@ class NuScenesTables:
         return timestamp
 
 
-def _read_table(path: Path) -> list[Record]:
+def read_table(path: Path) -> list[Record]:
+    """Records of one table.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is no list of records with tokens.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"nuscenes: {path} must be an existing table, got none")
     try:

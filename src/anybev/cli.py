@@ -177,3 +177,53 @@ def infer(dims: str | None, cfg_options: tuple[str, ...], **given: Any) -> None:
         click.echo(f"note: {note}", err=True)
     click.echo(result.table)
     click.echo(f"wrote {', '.join(str(path) for path in result.files)}", err=True)
+
+
+@main.command("validate-data")
+@click.argument("root", type=_FILE)
+@click.option("--version", help="Folder of the tables  [default: those that are there]")
+@click.option("--ann-file", multiple=True, type=_FILE, help="v2 info file (repeatable).")
+@click.option("--fast", is_flag=True, help="Open no point file and no picture.")
+@click.option("--full", is_flag=True, help="Read every point file, decode every picture.")
+@click.option("--json", "json_file", type=_FILE, help="Also write the report here.")
+@click.option("--workers", type=click.IntRange(1), default=4, show_default=True)
+@click.pass_context
+def validate_data(
+    ctx: click.Context,
+    root: Path,
+    version: str | None,
+    ann_file: tuple[Path, ...],
+    fast: bool,
+    full: bool,
+    json_file: Path | None,
+    workers: int,
+) -> None:
+    """Check a data set in nuScenes layout before training on it.
+
+    Ends with status 0 without errors, 1 with errors, 2 when it could not check.
+    """
+    from anybev.datasets.validate.run import validate
+    from anybev.reporting.progress import progress_bar
+    from anybev.reporting.status import write_json
+    from anybev.reporting.validation import validation_table
+
+    if fast and full:
+        raise click.UsageError("--fast and --full exclude each other")
+    try:
+        report = validate(
+            root,
+            version=version,
+            ann_files=ann_file,
+            depth="fast" if fast else "full" if full else "default",
+            workers=workers,
+            progress=progress_bar,
+        )
+        if json_file is not None:
+            write_json(json_file, report.to_dict())
+    except (ValueError, OSError) as error:
+        if envs.traceback():
+            raise
+        click.echo(f"Error: {error} (ANYBEV_TRACEBACK=1 shows where)", err=True)
+        ctx.exit(2)
+    click.echo(validation_table(report))
+    ctx.exit(1 if report.count("error") else 0)
