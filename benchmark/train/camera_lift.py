@@ -27,14 +27,10 @@ import torch
 
 import anybev
 from anybev.benchmark.ops.harness import machine
-from anybev.demo import SAME_SHAPE, config_options, write_data
+from anybev.demo import SAME_SHAPE, SMALL_CONFIGS, config_options, write_data
 from anybev.device import current_backend
 
-CONFIGS = {
-    kind: Path(anybev.__file__).parent
-    / f"configs/bevfusion/bevfusion_{kind}_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"
-    for kind in ("lidar", "lidar-cam")
-}
+CONFIGS = {kind: Path(anybev.__file__).parent / path for kind, path in SMALL_CONFIGS.items()}
 FAULTS: dict[str, dict[str, Any]] = {
     "cameras turned by 2 degrees": {"kind": "rotate", "degrees": 2.0},
     "cameras swapped": {"kind": "swap"},

@@ -1,11 +1,11 @@
-"""A config that trains in seconds: the demo's, coarser and narrower."""
+"""A config that trains in seconds: the small lidar model, coarser and narrower."""
 
 from pathlib import Path
 
 import anybev
-from anybev.demo import CONFIG, config_options
+from anybev.demo import SMALL_CONFIGS, config_options
 
-CONFIG_FILE = Path(anybev.__file__).parent / CONFIG
+CONFIG_FILE = Path(anybev.__file__).parent / SMALL_CONFIGS["lidar"]
 
 _OPTIONS = {
     "model.data_preprocessor.voxelize_cfg.voxel_size": "[0.9,0.9,0.4]",

@@ -16,7 +16,7 @@ from anybev.datasets.transforms import (
     ObjectRangeFilter,
     PointsRangeFilter,
 )
-from anybev.demo import CONFIG
+from anybev.demo import SMALL_CONFIGS
 from anybev.engine.builder import build_detector
 from anybev.engine.config import Config
 
@@ -60,7 +60,7 @@ def one_to_one(found: Detections, batch: Batch) -> tuple[int, int, int]:
 
 @pytest.mark.slow
 def test_small_model_finds_the_objects_of_a_real_frame(test_data: Path) -> None:
-    config = Config.fromfile(str(Path(anybev.__file__).parent / CONFIG))
+    config = Config.fromfile(str(Path(anybev.__file__).parent / SMALL_CONFIGS["lidar"]))
     torch.manual_seed(0)
     detector = build_detector(config.model)
     batch = load(test_data, list(config.class_names))
