@@ -1,5 +1,5 @@
-# Six epochs from a lidar checkpoint: a linear warm-up of 500 iterations times one cosine fall. beta1
-# falls until 2.4 epochs and rises after; its eta_min are absolute values, as in the published runs.
+# Six epochs from a lidar checkpoint: a linear warm-up of 500 iterations times one cosine fall.
+# beta1 falls until 2.4 epochs and rises after; its eta_min are absolute, as in the published runs.
 lr = 0.0002
 optim_wrapper = dict(
     type="OptimWrapper",
