@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from anybev.datasets.sample import CameraBatch
 from anybev.device.ops.bev_pool import bev_pool
+from anybev.device.ops.lift_splat import lift_splat
 from anybev.device.ops.rasterize_depth import rasterize_depth
 from anybev.models.bevfusion.frustum import camera_rays, frustum_points
 
@@ -127,8 +128,6 @@ class LSSTransform(nn.Module):
         """(B, C_out * Z, X, Y): the context of each point, weighted, summed over each cell."""
         if self.exact_geometry:
             return self._splat_exactly(logits, cameras, lidar_aug_matrix)
-        from anybev.device.ops.lift_splat import lift_splat
-
         rays = camera_rays(self.frustum[0, ..., :2], cameras, lidar_aug_matrix)
         depths = self.frustum[:, 0, 0, 2].contiguous()
         pooled: Tensor = lift_splat(

@@ -18,6 +18,7 @@ from anybev.testing.golden_check import Checker, judge
 from anybev.testing.tiny import tiny_batch, tiny_model_cfg
 
 SEED = 5
+MODEL = "lidar_only"
 TOLERANCE = np.array([1e-4, 0.0, 1e-4])
 ROOT = Path(__file__).parents[2]
 
@@ -76,11 +77,11 @@ def _record() -> dict[str, np.ndarray]:
     full = {"head.top_class": np.zeros(0), "head.top_index": np.zeros(0)}
     full["train.gt_inds"] = np.zeros(0)
     blank = {f"lidar_only/{stage}/full": value for stage, value in full.items()}
-    first = parity.run(_detector(), GoldenPack(pack.arrays | blank))
+    first = parity.run(_detector(), GoldenPack(pack.arrays | blank), MODEL)
     blank["lidar_only/train.gt_inds/full"] = first["train.gt_inds"]
     for name in ("head.top_class", "head.top_index"):
         blank[f"lidar_only/{name}/full"] = first[name]
-    stages = parity.run(_detector(), GoldenPack(pack.arrays | blank))
+    stages = parity.run(_detector(), GoldenPack(pack.arrays | blank), MODEL)
     arrays = dict(pack.arrays)
     for stage, value in stages.items():
         if stage in ("lidar.bev", "second0", "fpn", "head.heatmap", "train.heatmap"):
@@ -113,7 +114,7 @@ def pack_file(recorded: dict[str, np.ndarray], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run_tool(tool: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    monkeypatch.setattr(tool, "build", lambda: build_detector(tiny_model_cfg()))
+    monkeypatch.setattr(tool, "build", lambda *_, **__: build_detector(tiny_model_cfg()))
     return lambda *flags: tool.main([str(flag) for flag in flags])
 
 
@@ -148,7 +149,7 @@ def test_saved_stages_are_named_as_the_pack_names_them(
 @pytest.fixture(scope="module")
 def outputs(recorded: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     pack = GoldenPack(recorded, "tiny")
-    stages = parity.run(_detector(), pack)
+    stages = parity.run(_detector(), pack, MODEL)
     assert all(v.ok for v in Checker(pack, "lidar_only", stages).run())
     return stages
 
@@ -257,9 +258,7 @@ def test_what_is_no_pack_is_said_so(
     assert "pack.npz: must be a golden pack (.npz), got" in message(b"not a pack")
     assert "--model must be one of [], got 'lidar_only'" in message({"x": np.zeros(1)})
     cam = {"lidar_cam/fused/full": np.zeros(1)}
-    assert "must be lidar_only in this version, got 'lidar_cam': the camera branch" in message(
-        cam, "--model", "lidar_cam"
-    )
+    assert "--model must be one of ['lidar_cam'], got 'lidar_only'" in message(cam)
     broken = recorded | {"input/points_crc32": np.array([1])}
     assert "points must have checksum 1, got" in message(broken)
     fewer = {k: v for k, v in recorded.items() if k != "input/points_dt"}
@@ -275,3 +274,12 @@ def test_what_is_no_pack_is_said_so(
 def test_full_size_model_reproduces_the_reference(tool: ModuleType, test_data: Path) -> None:
     pack = test_data / "golden" / "pack_a.npz"
     assert tool.main(["--pack", str(pack), "--model", "lidar_only"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--strict"]], ids=["", "strict"])
+def test_full_size_camera_model_reproduces_the_reference(
+    tool: ModuleType, test_data: Path, flags: list[str]
+) -> None:
+    pack = test_data / "golden" / "pack_a.npz"
+    assert tool.main(["--pack", str(pack), "--model", "lidar_cam", *flags]) == 0

@@ -71,6 +71,22 @@ def deterministic_weight(key: str, shape: tuple[int, ...], seed: int) -> np.ndar
 
 
 @dataclass(frozen=True)
+class PackCameras:
+    """Pictures of N cameras.
+
+    Attributes:
+        images: (N, H, W, 3) uint8 RGB, resized and cropped.
+        cam2img, lidar2img, cam2lidar, img_aug_matrix: (N, 4, 4) float64, as in ``CameraBatch``.
+    """
+
+    images: np.ndarray
+    cam2img: np.ndarray
+    lidar2img: np.ndarray
+    cam2lidar: np.ndarray
+    img_aug_matrix: np.ndarray
+
+
+@dataclass(frozen=True)
 class PackInputs:
     """What the recorded model was given.
 
@@ -79,12 +95,14 @@ class PackInputs:
         gt_boxes: (G, 9) float32.
         gt_labels: (G,) int64.
         lidar_aug_matrix: (4, 4) float64; points and boxes are already augmented by it.
+        cameras: None where the pack has no pictures.
     """
 
     points_lidar_m: np.ndarray
     gt_boxes: np.ndarray
     gt_labels: np.ndarray
     lidar_aug_matrix: np.ndarray
+    cameras: PackCameras | None = None
 
 
 class GoldenPack:
@@ -193,7 +211,27 @@ class GoldenPack:
             gt_boxes=self.array("input/gt_boxes").astype(np.float32),
             gt_labels=self.array("input/gt_labels").astype(np.int64),
             lidar_aug_matrix=self.array("input/lidar_aug_matrix"),
+            cameras=self._cameras(),
         )
+
+    def _cameras(self) -> PackCameras | None:
+        if "input/images_dx" not in self.arrays:
+            return None
+        # Pictures are stored as differences along a row, modulo 256.
+        images = np.cumsum(self.array("input/images_dx"), axis=2, dtype=np.uint8)
+        names = ("cam2img", "lidar2img", "cam2lidar", "img_aug_matrix")
+        return PackCameras(images, **{name: self.array(f"input/{name}") for name in names})
+
+    def depth_image(self, model: str) -> np.ndarray:
+        """The whole recorded depth image (N, 1, H, W) float32, metres; 0 where no point fell.
+
+        Raises:
+            ValueError: the pack has none.
+        """
+        stage = f"{model}/cam.depth_image"
+        image = np.zeros(self.get(stage, "shape"), np.float32)
+        image.reshape(-1)[self.get(stage, "nz_pos")] = self.get(stage, "nz_val")
+        return image
 
 
 def fill(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Any]:

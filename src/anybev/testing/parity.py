@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anybev.datasets.sample import Batch
+from anybev.datasets.sample import Batch, CameraBatch
 from anybev.models.bevfusion.assigner import Candidates
 from anybev.models.bevfusion.detector import BEVFusion
 from anybev.models.bevfusion.targets import HeadTargets
-from anybev.testing.golden import GoldenPack, fill
+from anybev.testing.golden import GoldenPack, PackCameras, fill
+from anybev.testing.stages import StageRecorder
 
-MODEL = "lidar_only"
-_DENSE = {
-    "pts_middle_encoder": "lidar.bev",
-    "pts_neck": "fpn",
-    "bbox_head.shared_conv": "head.shared",
-}
+MODELS = ("lidar_only", "lidar_cam")
 _OUTPUTS = {
     "head.heatmap": "dense_heatmap",
     "head.top_class": "query_labels",
@@ -52,73 +49,53 @@ def batch_of(pack: GoldenPack) -> Batch:
         labels=[torch.from_numpy(inputs.gt_labels)],
         tokens=[pack.name],
         lidar_aug_matrix=torch.from_numpy(inputs.lidar_aug_matrix[None].astype(np.float32)),
+        cameras=_cameras_of(inputs.cameras) if inputs.cameras else None,
     )
 
 
-class StageRecorder:
-    """Collects the outputs of a detector's modules while it runs (a context manager).
-
-    Args:
-        detector: the model to listen to.
-    """
-
-    def __init__(self, detector: BEVFusion) -> None:
-        self.detector = detector
-        self.stages: dict[str, np.ndarray] = {}
-        self._levels: list[list[float]] = []
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> StageRecorder:
-        self._listen(self.detector.data_preprocessor, self._voxels)
-        encoder = self.detector.pts_middle_encoder
-        for level in (encoder.conv_input, *encoder.encoder_layers.values(), encoder.conv_out):
-            self._listen(level, self._level)
-        self._listen(self.detector.pts_backbone, self._backbone)
-        for path, stage in _DENSE.items():
-            module = self.detector.get_submodule(path)
-            self._listen(module, lambda out, stage=stage: self._keep(stage, out))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _listen(self, module: nn.Module, take: Any) -> None:
-        self._handles.append(module.register_forward_hook(lambda _m, _in, out: take(out)))
-
-    def _keep(self, stage: str, value: Tensor) -> None:
-        self.stages[stage] = value.detach().cpu().numpy()
-
-    def _voxels(self, out: tuple[Tensor, Tensor]) -> None:
-        self._keep("lidar.voxel_feats", out[0])
-        self._keep("lidar.voxel_coords", out[1])
-
-    def _level(self, out: Any) -> None:
-        values = out.features.detach().double()
-        sums = (values.sum(), (values**2).sum(), values.abs().max())
-        self._levels.append([float(len(values)), *(float(s) for s in sums)])
-        self.stages["lidar.levels"] = np.array(self._levels)
-
-    def _backbone(self, out: tuple[Tensor, ...]) -> None:
-        for index, stage in enumerate(out):
-            self._keep(f"second{index}", stage)
+def _cameras_of(cameras: PackCameras) -> CameraBatch:
+    matrices = {
+        f.name: torch.from_numpy(getattr(cameras, f.name)[None].astype(np.float32))
+        for f in fields(CameraBatch)
+        if f.name != "images"
+    }
+    images = torch.from_numpy(cameras.images[None]).permute(0, 1, 4, 2, 3).contiguous()
+    return CameraBatch(images=images, **matrices)
 
 
 def run(
-    detector: BEVFusion, pack: GoldenPack, device: torch.device | str = "cpu"
+    detector: BEVFusion,
+    pack: GoldenPack,
+    model: str,
+    device: torch.device | str = "cpu",
+    *,
+    inject_depth_image: bool = False,
 ) -> dict[str, Any]:
     """Forward, predict, loss and backward in eval mode, as the pack was recorded.
 
     What depends on the matching of queries to boxes, of which several can be equally cheap, is
-    computed with the pack's own; ``train.gt_inds`` is this model's.
+    computed with the pack's own; ``train.gt_inds`` is this model's. For the same reason there are
+    two sets of gradients where the view transform fuses its geometry: some dozens of the frustum's
+    two million points lie so near a cell's edge that rounding decides, and gradients under random
+    weights sway with them. ``train.grad_norms`` come from a second pass in the reference's order of
+    operations, ``train.grad_norms_fused`` from the model as it is.
+
+    Args:
+        detector: the model, with the pack's weights.
+        pack: inputs, and the recorded matching.
+        model: whose recording to follow, ``lidar_only`` or ``lidar_cam``.
+        device: where ``detector`` is.
+        inject_depth_image: give the view transform the recorded depth image, not its own.
 
     Returns:
         Stage (without the model's name) to array.
     """
-    detector.eval().requires_grad_(True).zero_grad()
+    detector.eval()
     batch = batch_of(pack).to(device)
-    with StageRecorder(detector) as recorder:
+    image = torch.from_numpy(pack.depth_image(model)).to(device) if inject_depth_image else None
+    with StageRecorder(detector, image) as recorder:
         outputs = detector(batch)
+        recorder.geometry(batch)
     stages = dict(recorder.stages)
     for stage, name in _OUTPUTS.items():
         if name in outputs:
@@ -129,31 +106,52 @@ def run(
     stages["pred.labels"] = found.labels.cpu().numpy()
     own = detector.bbox_head.targets(outputs, batch.boxes_lidar, batch.labels)
     stages["train.gt_inds"] = own.gt_inds[0].cpu().numpy()
-    matching = [recorded_matching(pack, stages).to(device)]
-    targets = detector.bbox_head.targets(outputs, batch.boxes_lidar, batch.labels, matching)
-    stages |= _target_stages(targets)
-    losses = detector.bbox_head.loss_from_targets(outputs, targets)
-    total = torch.stack([value for name, value in losses.items() if "loss" in name]).sum()
-    torch.autograd.backward(total)
-    stages |= {f"train.{name}": value.detach().cpu().numpy() for name, value in losses.items()}
-    stages["train.loss"] = total.detach().cpu().numpy()
-    stages |= _gradient_stages(detector)
+    stages |= _training_stages(detector, pack, model, batch, outputs)
+    del outputs
+    view = detector.view_transform
+    if view is not None and not view.exact_geometry:
+        fused = {f"{s}_fused": stages[s] for s in ("train.grad_names", "train.grad_norms")}
+        view.exact_geometry = True
+        exact = _training_stages(detector, pack, model, batch, detector(batch))
+        view.exact_geometry = False
+        stages |= fused | {name[: -len("_fused")]: exact[name[: -len("_fused")]] for name in fused}
     return stages | _assignment_case(detector, pack, batch)
 
 
-def recorded_matching(pack: GoldenPack, stages: Mapping[str, np.ndarray]) -> Tensor:
+def _training_stages(
+    detector: BEVFusion,
+    pack: GoldenPack,
+    model: str,
+    batch: Batch,
+    outputs: Mapping[str, Tensor],
+) -> dict[str, np.ndarray]:
+    """Targets, losses and gradients under the recorded matching."""
+    matching = [recorded_matching(pack, model, outputs).to(batch.lidar_aug_matrix.device)]
+    targets = detector.bbox_head.targets(outputs, batch.boxes_lidar, batch.labels, matching)
+    stages = _target_stages(targets)
+    losses = detector.bbox_head.loss_from_targets(outputs, targets)
+    total = torch.stack([value for name, value in losses.items() if "loss" in name]).sum()
+    detector.zero_grad()
+    torch.autograd.backward(total)
+    stages |= {f"train.{name}": value.detach().cpu().numpy() for name, value in losses.items()}
+    stages["train.loss"] = total.detach().cpu().numpy()
+    return stages | _gradient_stages(detector)
+
+
+def recorded_matching(pack: GoldenPack, model: str, outputs: Mapping[str, Tensor]) -> Tensor:
     """(Q,) the pack's matching, in this model's order of queries."""
     recorded = {
         (int(label), int(cell)): int(box)
         for label, cell, box in zip(
-            pack.get(f"{MODEL}/head.top_class").ravel(),
-            pack.get(f"{MODEL}/head.top_index").ravel(),
-            pack.get(f"{MODEL}/train.gt_inds").ravel(),
+            pack.get(f"{model}/head.top_class").ravel(),
+            pack.get(f"{model}/head.top_index").ravel(),
+            pack.get(f"{model}/train.gt_inds").ravel(),
             strict=True,
         )
     }
-    queries = zip(stages["head.top_class"].ravel(), stages["head.top_index"].ravel(), strict=True)
-    return torch.tensor([recorded.get((int(label), int(cell)), 0) for label, cell in queries])
+    labels, cells = outputs["query_labels"][0].tolist(), outputs["query_cells"][0].tolist()
+    queries = zip(labels, cells, strict=True)
+    return torch.tensor([recorded.get(query, 0) for query in queries])
 
 
 def _target_stages(targets: HeadTargets) -> dict[str, np.ndarray]:
