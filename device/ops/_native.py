@@ -20,6 +20,8 @@ DECLARED: dict[str, frozenset[str]] = {
             "box_iou_rotated",
             "nms_rotated",
             "points_in_boxes",
+            "rasterize_depth",
+            "bev_pool",
         }
     ),
     "cuda": frozenset(),

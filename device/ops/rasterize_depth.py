@@ -36,9 +36,8 @@ def _reference(
     pixel_x, pixel_y, depth_m = _transform(lidar2img, x, y, z, rows=3)
     divisor = depth_m.clamp(_NEAREST_M, _FARTHEST_M)
     u, v = _transform(img_aug_matrix, pixel_x / divisor, pixel_y / divisor, divisor, rows=2)
-    # Comparisons are False for NaN; a point without all coordinates has no depth to trust.
+    # Comparisons are False for NaN. A coordinate that is not finite makes the depth so.
     hit = (u >= 0) & (u < width) & (v >= 0) & (v < height) & depth_m.isfinite()
-    hit &= points_lidar_m[:, :3].isfinite().all(1)
 
     image = depth_m.new_zeros(cameras * height * width)
     camera, point = hit.nonzero(as_tuple=True)
