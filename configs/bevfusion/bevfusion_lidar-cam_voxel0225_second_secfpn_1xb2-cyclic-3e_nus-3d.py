@@ -93,6 +93,7 @@ test_pipeline = [
     ),
     dict(type="PointsRangeFilter", point_cloud_range=point_cloud_range),
 ]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+modality = dict(use_lidar=True, use_camera=True)
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline, modality=modality))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline, modality=modality))
 test_dataloader = val_dataloader
