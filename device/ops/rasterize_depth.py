@@ -82,15 +82,16 @@ def _check_matrix(name: str, value: Tensor, device: torch.device, cameras: int |
 
 
 def _inverse(lidar_aug_matrix: Tensor) -> Tensor:
-    """Inverse of the turning and scaling part, solved in float64 and rounded once."""
+    """Inverse of the turning and scaling part, solved in float64 on the host and rounded once."""
     inverse: Tensor
-    inverse, info = torch.linalg.inv_ex(lidar_aug_matrix.detach()[:3, :3].double())
+    matrix = lidar_aug_matrix.detach()[:3, :3].cpu().double()
+    inverse, info = torch.linalg.inv_ex(matrix)
     if info.any() or not inverse.isfinite().all():
         raise ValueError(
             "rasterize_depth: lidar_aug_matrix must be finite and invertible, got "
             f"{lidar_aug_matrix.tolist()}"
         )
-    return inverse.float()
+    return inverse.float().to(lidar_aug_matrix.device)
 
 
 def rasterize_depth(
