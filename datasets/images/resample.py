@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
+
+from anybev.device.ops import _native
 
 #: ``pillow`` computes with Pillow; ``fast`` with compiled kernels, only what the crop keeps.
 Resampler = Literal["pillow", "fast"]
+
+# Beyond it Pillow turns in floating point, the kernel would not.
+_MAX_SIDE = 1 << 14
+# Pillow 13 resizes along y first where pictures are twice as high as wide, or keep much more of
+# their width than of their height; the kernel goes along x first, with room to that limit.
+_MAX_HEIGHT_TO_WIDTH = 1.5
+_MAX_UNEVENNESS = 1.2
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,14 @@ def resample(image: np.ndarray, change: ImageChange, resampler: Resampler = "pil
     Args:
         image: (H, W, 3) uint8.
         change: what to do.
-        resampler: see ``Resampler``; without compiled kernels ``fast`` is ``pillow``.
+        resampler: see ``Resampler``; ``fast`` is ``pillow`` without compiled kernels, and for
+            pictures that are no camera's: high and narrow ones, sides of 16,384 pixels and more.
 
     Returns:
         (*change.shape, 3) uint8, writable.
     """
+    if resampler == "fast" and _is_usual(image, change) and _compiled():
+        return _fast(image, change)
     return _pillow(image, change)
 
 
@@ -88,3 +102,59 @@ def _pillow(image: np.ndarray, change: ImageChange) -> np.ndarray:
     if change.rotation_deg:
         picture = picture.rotate(change.rotation_deg, Image.Resampling.NEAREST)
     return np.array(picture)
+
+
+def _is_usual(image: np.ndarray, change: ImageChange) -> bool:
+    height, width, _ = image.shape
+    new_width, new_height = change.resized
+    return (
+        max(height, width, new_height, new_width, *change.shape) < _MAX_SIDE
+        and height <= _MAX_HEIGHT_TO_WIDTH * width
+        and new_width * height <= _MAX_UNEVENNESS * new_height * width
+    )
+
+
+@cache
+def _compiled() -> bool:
+    return _native.load() is None and hasattr(torch.ops.anybev_host, "resize_crop")
+
+
+def _fast(image: np.ndarray, change: ImageChange) -> np.ndarray:
+    (width, height), (left, top, *_) = change.resized, change.crop
+    cropped = torch.empty((*change.shape, 3), dtype=torch.uint8)
+    torch.ops.anybev_host.resize_crop(
+        torch.from_numpy(np.require(image, requirements=["C", "W"])),
+        cropped,
+        height,
+        width,
+        top,
+        left,
+        change.flip,
+    )
+    angle_deg = change.rotation_deg % 360.0
+    if angle_deg in (90.0, 180.0, 270.0):  # Pillow transposes, or has cases of its own
+        return np.array(Image.fromarray(cropped.numpy()).rotate(angle_deg))
+    if angle_deg:
+        back = _turn_back(angle_deg, change.shape)
+        untouched, cropped = cropped, torch.empty_like(cropped)
+        torch.ops.anybev_host.turn(untouched, cropped, back)
+    result: np.ndarray = cropped.numpy()
+    return result
+
+
+def _turn_back(angle_deg: float, shape: tuple[int, int]) -> list[float]:
+    """Where a pixel (x, y) of the turned picture comes from: a x + b y + c, d x + e y + f."""
+    height, width = shape
+    # In Pillow's order of operations: the kernel rounds to 1/65536 of a pixel.
+    angle_rad = -math.radians(angle_deg)
+    cosine, sine = round(math.cos(angle_rad), 15), round(math.sin(angle_rad), 15)
+    minus_sine = round(-math.sin(angle_rad), 15)
+    x, y = width / 2, height / 2
+    return [
+        cosine,
+        sine,
+        cosine * -x + sine * -y + 0.0 + x,
+        minus_sine,
+        cosine,
+        minus_sine * -x + cosine * -y + 0.0 + y,
+    ]
