@@ -3,7 +3,9 @@
 import importlib
 import pkgutil
 import platform
+import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,27 @@ from anybev.device.backend import ProbeState, current_backend, get_backend
 from anybev.device.ops import _contract, _native
 
 _PACKAGES = ("numpy", "scipy", "onedl-mmengine", "nuscenes-devkit", "spconv", "torch-npu")
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Commit of the source tree that runs, ``unknown`` where it is an installed package."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():  # an environment's folder may lie inside another repository
+        return "unknown"
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 
 from anybev.datasets.infos import load_infos
+from anybev.datasets.predictions import save_predictions
 from anybev.datasets.sample import Detections
 from anybev.engine.registry import METRICS
 from anybev.evaluation.nuscenes import evaluate_nuscenes
@@ -57,15 +58,18 @@ class NuScenesMetric(BaseMetric):
         """Score all frames; the table goes to the log."""
         logger = MMLogger.get_current_instance()
         folder = Path(self.output_dir or Path(logger.log_file or ".").parent) / "nuscenes"
+        found = dict(results)
         metrics = evaluate_nuscenes(
-            dict(results),
+            found,
             load_infos(self.ann_file)["data_list"],
             classes=self.classes,
             data_root=self.data_root,
             version=self.version,
             split=self.split,
             output_dir=folder,
+            ann_file=self.ann_file,
         )
+        save_predictions(folder / "predictions.npz", found)
         logger.info("\n%s", metrics_table(metrics))
         (folder / "metrics.md").write_text(metrics_markdown(metrics))
         flat = {"NDS": metrics.nds, "mAP": metrics.mean_ap, **metrics.tp_errors}

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,23 @@ _SPLIT_ENDINGS = {
     "mini_val": "mini",
     "test": "test",
 }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the devkit found.
+
+    Attributes:
+        summary: its metrics summary.
+        objects: class -> how many objects it scored against: those in the class's range with a
+            return.
+        curves: ``recall`` (101 values) and ``precision``: class -> match distance in metres, as
+            text -> precision at each of them, before AP cuts off what is below 0.1.
+    """
+
+    summary: dict[str, Any]
+    objects: dict[str, int]
+    curves: dict[str, Any]
 
 
 @contextlib.contextmanager
@@ -190,7 +208,7 @@ def judge(
     tokens: Sequence[str],
     *,
     empty: bool = False,
-) -> tuple[dict[str, Any], dict[str, int]]:
+) -> Verdict:
     """Score a submission with the devkit's ``DetectionEval``.
 
     Args:
@@ -200,10 +218,6 @@ def judge(
         split: the devkit's name.
         tokens: the samples to score, from ``split_tokens``.
         empty: the submission has no box at all.
-
-    Returns:
-        The devkit's metrics summary, and how many objects of each class it scored against: those
-        in the class's range with a return.
 
     Raises:
         ValueError: the samples have no annotated object to score against.
@@ -229,6 +243,27 @@ def judge(
             output_dir=scratch,
             verbose=False,
         )
-        metrics, _ = evaluation.evaluate()
+        metrics, matched = evaluation.evaluate()
     names = Counter(box.detection_name for box in evaluation.gt_boxes.all)
-    return dict(metrics.serialize()), {name: names[name] for name in config.class_names}
+    return Verdict(
+        dict(metrics.serialize()),
+        {name: names[name] for name in config.class_names},
+        _curves(config, matched),
+    )
+
+
+def _curves(config: Any, matched: Any) -> dict[str, Any]:
+    """Precision over recall from the devkit's matches; six digits are enough to draw."""
+
+    def rounded(values: Any) -> list[float]:
+        return [round(float(value), 6) for value in values]
+
+    precision = {
+        name: {
+            f"{distance}": rounded(matched[name, distance].precision)
+            for distance in config.dist_ths
+        }
+        for name in config.class_names
+    }
+    first = matched[next(iter(config.class_names)), config.dist_ths[0]]
+    return {"recall": rounded(first.recall), "precision": precision}

@@ -152,12 +152,14 @@ def evaluate_nuscenes(
     split: str,
     output_dir: Path | str,
     eval_config: str = "detection_cvpr_2019",
+    ann_file: Path | str | None = None,
 ) -> NuScenesMetrics:
     """Score detections with nuScenes' devkit.
 
     A split is scored on the scenes of it that are on disk, so synthetic sets and parts of nuScenes
-    work. ``output_dir`` receives the submission (``results_nusc.json``) and the metrics
-    (``metrics_summary.json``).
+    work. ``output_dir`` receives the submission (``results_nusc.json``), the metrics
+    (``metrics_summary.json``), precision over recall (``pr_curves.json``) and what a report
+    needs to find the frames again (``source.json``).
 
     Args:
         detections: frame token -> boxes in the lidar frame; empty boxes where nothing was found.
@@ -168,6 +170,7 @@ def evaluate_nuscenes(
         split: ``val``, ``train``, ``mini_val`` ...
         output_dir: made when missing.
         eval_config: name of the devkit's settings.
+        ann_file: where ``infos`` came from, for ``source.json``.
 
     Returns:
         The devkit's numbers.
@@ -193,12 +196,22 @@ def evaluate_nuscenes(
         )
         for token in tokens
     }
-    output_dir.mkdir(parents=True, exist_ok=True)
     submission = output_dir / "results_nusc.json"
     write_json(submission, {"meta": META, "results": results})
     empty = not any(results.values())
-    summary, objects = judge.judge(tables, config, submission, split, tokens, empty=empty)
+    verdict = judge.judge(tables, config, submission, split, tokens, empty=empty)
     note = SYNTHETIC_NOTE if is_synthetic(data_root, tables.log) else ""
-    metrics = _metrics(summary, objects, len(tokens), split, note)
+    metrics = _metrics(verdict.summary, verdict.objects, len(tokens), split, note)
     write_json(output_dir / "metrics_summary.json", metrics.to_dict())
+    write_json(output_dir / "pr_curves.json", verdict.curves)
+    source = {
+        "data_root": str(data_root.resolve()),
+        "ann_file": ann_file and str(Path(ann_file).resolve()),
+        "version": version,
+        "split": split,
+        "eval_config": eval_config,
+        "classes": list(classes),
+        "class_range_m": dict(config.class_range),
+    }
+    write_json(output_dir / "source.json", source)
     return metrics

@@ -8,19 +8,18 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import anybev
 from anybev.benchmark.ops.scene import Scene
+from anybev.device.report import commit, processor
 
 OURS = "anybev"
 REFERENCE = "reference"
@@ -240,32 +239,15 @@ def _square_gflops(dtype: torch.dtype, threads: int) -> float:
         return _matmul_gflops(4096, 512, 512, dtype)
 
 
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    root = Path(__file__).resolve().parents[2]
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-        found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return found.stdout.strip()
-
-
 def machine() -> dict[str, str]:
     """What every row carries about where it was measured."""
     isa = torch.backends.cpu.get_cpu_capability()
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "anybev": anybev.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": f"cpu: {_processor()}, {os.cpu_count()} cores, {isa}",
+        "device": f"cpu: {processor()}, {os.cpu_count()} cores, {isa}",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -7,6 +7,7 @@ default_hooks = dict(
     checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=3),
     sampler_seed=None,  # the training loop hands the sampler its epoch and position
     metrics=dict(type="LastMetricsHook"),
+    run_facts=dict(type="RunFactsHook"),
     sync_buffers=dict(type="SyncBuffersHook"),  # several processes score and save one model
     bad_samples=dict(type="BadSamplesHook"),
 )

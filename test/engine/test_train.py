@@ -53,6 +53,24 @@ def test_training_writes_scalars_config_and_metrics(unbroken: Path) -> None:
     assert {"NDS", "mAP", "FPS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "AP/car"} <= set(metrics)
 
 
+def test_training_leaves_what_a_report_needs(unbroken: Path) -> None:
+    (facts_file,) = unbroken.glob("*/environment.json")
+    facts = json.loads(facts_file.read_text())
+    assert facts["torch"] == torch.__version__
+    assert facts["backend"] == "cpu"
+    assert facts["config"] == CONFIG_FILE.name
+    assert facts["seed"] == 0
+    assert facts["world_size"] == 1
+    assert facts["mixed_precision"] is False
+    assert facts["peak_memory_mib"] > 100
+    assert facts["fps"] == json.loads((unbroken / "metrics.json").read_text())["FPS"]
+    for phase in ("train", "val"):
+        times = facts["times"][phase]
+        assert 0 < times["data_s"] < times["iteration_s"] < facts["seconds"]
+    files = {path.name for path in (facts_file.parent / "nuscenes").iterdir()}
+    assert {"pr_curves.json", "predictions.npz", "source.json"} <= files
+
+
 def test_resume_inside_an_epoch_is_bit_equal(
     unbroken: Path, synthetic_root: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,8 +54,39 @@ def test_files_are_left_and_standard_output_is_not_touched(score, perfect, tmp_p
     assert submission["meta"]["use_lidar"] is True
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "metrics_summary.json",
+        "pr_curves.json",
         "results_nusc.json",
+        "source.json",
     ]
+
+
+def test_ap_is_the_area_under_the_curves_that_are_left(score, perfect, tmp_path):
+    halved = {
+        token: Detections(f.boxes_lidar[::2], f.scores[::2], f.labels[::2])
+        for token, f in perfect.items()
+    }
+    metrics = score(halved)
+    curves = json.loads((tmp_path / "out" / "pr_curves.json").read_text())
+    assert curves["recall"] == pytest.approx([i / 100 for i in range(101)])
+    assert set(curves["precision"]) == set(CLASSES)
+    for name, by_distance in metrics.per_class_ap_by_threshold.items():
+        for distance, ap in by_distance.items():
+            precision = curves["precision"][name][str(distance)]
+            # Above recall 0.1, the part above precision 0.1.
+            area = sum(max(p - 0.1, 0) for p in precision[11:]) / len(precision[11:]) / 0.9
+            assert area == pytest.approx(ap, abs=1e-5)
+
+
+def test_a_report_can_find_the_frames_again(score, perfect, tiny_set, tmp_path):
+    score(perfect, ann_file="infos_val.pkl")
+    source = json.loads((tmp_path / "out" / "source.json").read_text())
+    assert source["data_root"] == str(tiny_set[0])
+    assert Path(source["ann_file"]).is_absolute()
+    assert source["classes"] == list(CLASSES)
+    assert source["class_range_m"]["car"] == 50
+    assert (source["version"], source["split"]) == ("v1.0-trainval", "val")
+    score(perfect)
+    assert json.loads((tmp_path / "out" / "source.json").read_text())["ann_file"] is None
 
 
 def test_only_the_splits_scenes_on_disk_are_scored(score, tmp_path):
