@@ -6,6 +6,7 @@ import anybev
 from anybev.demo import SMALL_CONFIGS, config_options
 
 CONFIG_FILE = Path(anybev.__file__).parent / SMALL_CONFIGS["lidar"]
+CAMERA_CONFIG_FILE = Path(anybev.__file__).parent / SMALL_CONFIGS["lidar-cam"]
 
 _OPTIONS = {
     "model.data_preprocessor.voxelize_cfg.voxel_size": "[0.9,0.9,0.4]",
@@ -36,6 +37,33 @@ _OPTIONS = {
     "test_dataloader.persistent_workers": "False",
     "default_hooks.logger.interval": "1",
 }
+
+# Of the camera config, in addition: six pictures of 64 x 176.
+_CAMERA_OPTIONS = {
+    "model.img_backbone.embed_dims": "8",
+    "model.img_backbone.depths": "[1,1,1,1]",
+    "model.img_backbone.num_heads": "[1,1,2,2]",
+    "model.img_neck.in_channels": "[16,32,64]",
+    "model.img_neck.out_channels": "16",
+    "model.view_transform.in_channels": "16",
+    "model.view_transform.out_channels": "8",
+    "model.view_transform.image_size": "[64,176]",
+    "model.view_transform.feature_size": "[8,22]",
+    "model.view_transform.xbound": "[-54.0,54.0,1.8]",
+    "model.view_transform.ybound": "[-54.0,54.0,1.8]",
+    "model.view_transform.dbound": "[1.0,60.0,4.0]",
+    "model.fusion_layer.in_channels": "[8,16]",
+    "model.fusion_layer.out_channels": "16",
+    "train_dataloader.dataset.pipeline.4.final_dim": "[64,176]",
+    "val_dataloader.dataset.pipeline.3.final_dim": "[64,176]",
+    "test_dataloader.dataset.pipeline.3.final_dim": "[64,176]",
+}
+
+
+def tiny_camera_options(root: Path, seed: int = 0, **more: str) -> list[str]:
+    """As ``tiny_options``, for ``CAMERA_CONFIG_FILE``; pictures are a quarter of nuScenes'."""
+    known = {key.replace(".", "__"): value for key, value in _CAMERA_OPTIONS.items()}
+    return tiny_options(root, seed, **(known | more))
 
 
 def tiny_options(root: Path, seed: int = 0, **more: str) -> list[str]:
