@@ -251,5 +251,5 @@ def test_what_is_not_such_a_file_is_named() -> None:
     with pytest.raises(ValueError, match=r"conv_input.0.weight must have a norm behind it, got no"):
         convert_mit(bare)
     deep = {"encoders.camera.vtransform.dtransform.0.weight": torch.zeros(8, 6, 1, 1)}
-    with pytest.raises(ValueError, match="depth image must have 1 channel.* got 6"):
+    with pytest.raises(ValueError, match=r"depth image must have 1 channel.* got 6"):
         convert_mit(theirs | deep)
