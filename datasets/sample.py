@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from anybev.datasets.infos import FrameInfo
 
 
+_FLAT = 1e-6
+
+
 class SampleKey(NamedTuple):
     """What augmentation depends on, beside the seed: the epoch and the place in the data set."""
 
@@ -174,8 +177,11 @@ def collate(samples: Sequence[Sample]) -> Batch:
 def _collate_cameras(samples: Sequence[Sample]) -> CameraBatch | None:
     """The samples' pictures, which must agree in number and size.
 
+    Here is the last look at the matrices on the host: the model inverts them on its device, where
+    looking would mean waiting.
+
     Raises:
-        ValueError: they do not.
+        ValueError: they do not agree, or a matrix cannot be inverted.
     """
     if not any(s.cameras for s in samples):
         return None
@@ -187,6 +193,9 @@ def _collate_cameras(samples: Sequence[Sample]) -> CameraBatch | None:
                 f"collate: images of sample {token} must be {len(wanted)} of shape {wanted[0]} as "
                 f"in the rest of the batch, got {got}; try ImageAug3D with one final_dim"
             )
+    for s in samples:
+        for view in s.cameras:
+            _check_calibration(s.token, view)
     views = [s.cameras for s in samples]
 
     def stack(matrix: Callable[[CameraView], np.ndarray]) -> Tensor:
@@ -201,3 +210,16 @@ def _collate_cameras(samples: Sequence[Sample]) -> CameraBatch | None:
         cam2lidar=stack(lambda v: np.linalg.inv(v.lidar2cam)),
         img_aug_matrix=stack(lambda v: v.img_aug_matrix),
     )
+
+
+def _check_calibration(token: str, view: CameraView) -> None:
+    for name in ("cam2img", "lidar2cam", "img_aug_matrix"):
+        matrix = getattr(view, name)
+        turn = matrix[:3, :3]
+        # How much of the box that its rows could span the matrix does span.
+        limit = _FLAT * np.prod(np.linalg.norm(turn, axis=1))
+        if not (np.isfinite(matrix).all() and abs(np.linalg.det(turn)) > limit):
+            raise ValueError(
+                f"collate: {name} of {view.channel} in sample {token} must be finite and "
+                f"invertible, got {matrix.tolist()}"
+            )
