@@ -20,6 +20,7 @@ DECLARED: dict[str, frozenset[str]] = {
             "box_iou_rotated",
             "nms_rotated",
             "points_in_boxes",
+            "lift_splat",
             "rasterize_depth",
             "bev_pool",
         }
