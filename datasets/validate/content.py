@@ -14,7 +14,7 @@ import torch
 from anybev.datasets.points import FAR_OUT_M, MAX_POINTS
 from anybev.datasets.user_frame import seen_points
 from anybev.datasets.validate.findings import Log
-from anybev.datasets.validate.frame_checks import usable
+from anybev.datasets.validate.frame_checks import FAR_M, usable
 from anybev.datasets.validate.frames import Camera, Frame
 from anybev.device.ops.points_in_boxes import points_in_boxes
 
@@ -103,9 +103,11 @@ def check_files(frames: list[Frame], index: FileIndex, log: Log, *, with_images:
 def _check_points_file(
     where: str, stored: str, index: FileIndex, key: str, seen: set[str], log: Log
 ) -> None:
-    if stored in seen:
+    # A key frame is a sweep of the next ones.
+    name = stored.replace("\\", "/").rsplit("/", 1)[-1]
+    if name in seen:
         return
-    seen.add(stored)
+    seen.add(name)
     log.look(key)
     found = index.lidar(stored) if key == "files.points" else index.sweep(stored)
     if found is None:
@@ -132,28 +134,35 @@ def check_content(frame: Frame, index: FileIndex, depth: Depth, *, points: bool)
     log = Log()
     read = {c.channel: _check_image(frame, c, index, depth, log) for c in frame.cameras}
     sizes = {channel: size for channel, size in read.items() if size}
-    for camera in frame.cameras:
-        size = sizes.get(camera.channel) or frame.sizes.get(camera.channel)
-        if size:
-            log.look("calibration.center")
-            u, v = camera.cam2img[0, 2], camera.cam2img[1, 2]
-            if not (0 < u < size[0] and 0 < v < size[1]):
-                log.find(
-                    "calibration.center",
-                    f"{frame.where}, {camera.channel}",
-                    f"principal point ({u:.0f}, {v:.0f}) is outside {size[0]} x {size[1]}",
-                )
+    known = {**frame.sizes, **sizes}
+    sound = [c for c in frame.cameras if _check_center(frame, c, known.get(c.channel), log)]
     if depth == "full":
         for i, sweep in enumerate(frame.sweeps):
+            if "samples" in sweep.path:
+                continue  # a key frame, read as such
             _read(f"{frame.where}, sweep {i}", index.sweep(sweep.path), log)
     cloud = _read(frame.where, index.lidar(frame.lidar_path), log) if points else None
     if cloud is not None:
-        for camera in frame.cameras:
+        for camera in sound:
             if usable(camera):
-                size = sizes.get(camera.channel) or frame.sizes.get(camera.channel)
-                _check_projection(frame, camera, cloud, size, log)
+                _check_projection(frame, camera, cloud, known.get(camera.channel), log)
         _check_counts(frame, cloud, log)
     return Content(log, sizes)
+
+
+def _check_center(frame: Frame, camera: Camera, size: tuple[int, int] | None, log: Log) -> bool:
+    if size is None:
+        return True
+    log.look("calibration.center")
+    u, v = camera.cam2img[0, 2], camera.cam2img[1, 2]
+    if 0 < u < size[0] and 0 < v < size[1]:
+        return True
+    log.find(
+        "calibration.center",
+        f"{frame.where}, {camera.channel}",
+        f"principal point ({u:.0f}, {v:.0f}) is outside {size[0]} x {size[1]}",
+    )
+    return False
 
 
 def _read(where: str, found: tuple[Path, int] | None, log: Log) -> np.ndarray | None:
@@ -247,7 +256,7 @@ def _check_projection(
 
 def _check_counts(frame: Frame, cloud: np.ndarray, log: Log) -> None:
     """Boxes hold about the points that the annotation says."""
-    sound = np.isfinite(frame.boxes).all(1) & (frame.boxes[:, 3:6] > 0).all(1)
+    sound = (np.abs(frame.boxes) <= FAR_M).all(1) & (frame.boxes[:, 3:6] > 0).all(1)
     if not sound.any():
         return
     boxes = frame.boxes[sound].astype(np.float32)

@@ -207,7 +207,7 @@ def _read_infos(path: Path, data: _Data, log: Log, progress: Progress) -> None:
         return
     frames, raws = [], infos["data_list"]
     if not raws:
-        log.find("infos.file", path.name, "holds no frame")
+        log.notes.append(f"{path.name} holds no frame")
     with progress(f"frames of {path.name}") as update:
         for i, raw in enumerate(raws):
             token = raw.get("token", "") if isinstance(raw, dict) else ""
