@@ -231,6 +231,8 @@ class _Parser:
         images = self._get(raw, "images", dict)
         if self.channels is None:
             self.channels = tuple(images)
+        if not self.channels:
+            self._fail("images", "of a frame with cameras", "no camera")
         for channel in self.channels:
             if channel not in images:
                 self._fail("images", f"of a frame with {channel}", ", ".join(images) or "no camera")

@@ -87,9 +87,9 @@ Axis weights(int64_t in_size, int64_t out_size, const Kept& kept, bool mirrored,
   return axis;
 }
 
-Passes best_passes() {
+Passes best_passes(bool portable) {
 #if defined(__x86_64__)
-  if (best_isa() != Isa::kPortable) return passes_avx2();
+  if (!portable && best_isa() != Isa::kPortable) return passes_avx2();
 #endif
   return passes_portable();
 }
@@ -107,7 +107,8 @@ void check_image(const at::Tensor& image, const char* name) {
 // Rows of the picture, resized along x as they are asked for, in ascending order.
 class Rows {
  public:
-  Rows(const at::Tensor& image, const Axis& axis, int64_t first, int64_t count, int64_t stride)
+  Rows(const at::Tensor& image, const Axis& axis, int64_t first, int64_t count, int64_t stride,
+       const Passes& passes)
       : in_(image.const_data_ptr<uint8_t>()),
         row_bytes_(image.size(1) * kChannels),
         end_(in_ + image.numel()),
@@ -116,7 +117,7 @@ class Rows {
         reach_((axis.last_start + axis.groups * kGroup) * kChannels + kReadBeyond),
         first_(first),
         stride_(stride),
-        passes_(best_passes()),
+        passes_(passes),
         done_(count * stride) {}
 
   // Rows up to `last`, exclusive; their first byte. Rows never made are zero.
@@ -146,9 +147,10 @@ class Rows {
 };
 
 // out (h, w, 3) = crop of the picture resized to (height, width), its upper left corner at (top,
-// left), mirrored left-right on demand; black outside.
+// left), mirrored left-right on demand; black outside. `portable` does without vector
+// instructions, with the same result.
 void resize_crop(const at::Tensor& image, at::Tensor out, int64_t height, int64_t width,
-                 int64_t top, int64_t left, bool flip) {
+                 int64_t top, int64_t left, bool flip, bool portable) {
   check_image(image, "resize_crop: image");
   check_image(out, "resize_crop: out");
   TORCH_CHECK_VALUE(height > 0 && width > 0 && height < kMaxSide && width < kMaxSide,
@@ -168,8 +170,8 @@ void resize_crop(const at::Tensor& image, at::Tensor out, int64_t height, int64_
   const int blocks = static_cast<int>((x.start.size() * kChannels + kBlock - 1) / kBlock);
   const int64_t stride = static_cast<int64_t>(blocks) * kBlock;
   const int64_t first = y.start.front(), last = y.last_start + y.groups * kGroup;
-  Rows resized(image, x, first, last - first, stride);
-  const Passes passes = best_passes();
+  const Passes passes = best_passes(portable);
+  Rows resized(image, x, first, last - first, stride, passes);
   std::vector<uint8_t> line(stride);
   const int64_t offset = flip ? out.size(1) - columns.offset - columns.count() : columns.offset;
   for (int64_t i = 0; i < rows.count(); ++i) {
@@ -214,7 +216,7 @@ void turn(const at::Tensor& image, at::Tensor out, at::ArrayRef<double> matrix) 
 TORCH_LIBRARY_FRAGMENT(anybev_host, m) {
   m.def(
       "resize_crop(Tensor image, Tensor(a!) out, int height, int width, int top, int left, bool "
-      "flip) -> ()",
+      "flip, bool portable=False) -> ()",
       resize_crop);
   m.def("turn(Tensor image, Tensor(a!) out, float[] matrix) -> ()", turn);
 }

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-#: ``pillow`` decodes with Pillow; ``fast`` takes OpenCV's decoder where it gives the same pixels.
+#: ``pillow`` decodes with Pillow; ``fast`` takes OpenCV's decoder where it gives the same pixels. A
+#: file damaged in the middle may pass the latter and not the former.
 Decoder = Literal["pillow", "fast"]
 
 #: A nuScenes picture has 1.4 million pixels; one 40 times that is no camera's.
@@ -21,6 +22,7 @@ _MAX_BYTES_PER_PIXEL = 4
 _FORMATS = ("JPEG", "PNG")
 _MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
 _JPEG_END = b"\xff\xd9"
+_ORIENTATION = 0x112
 # What Pillow's readers raise on damaged data, beside OSError.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
@@ -102,11 +104,14 @@ def decode_image(
     """
     try:
         with _open(data, max_pixels, what) as picture:
+            if upright and picture.getexif().get(_ORIENTATION, 1) != 1:
+                picture.load()
+                return _pillow(ImageOps.exif_transpose(picture))
             if decoder == "fast" and _is_plain_jpeg(picture, data):
                 pixels = _opencv(data)
                 if pixels is not None:
                     return pixels
-            return _pillow(picture, upright)
+            return _pillow(picture)
     except UnidentifiedImageError as error:
         raise ValueError(
             f"{what} must be a JPEG or PNG picture, got {len(data)} bytes of something else"
@@ -142,10 +147,8 @@ def _open(data: bytes, max_pixels: int, what: str) -> Image.Image:
     return picture
 
 
-def _pillow(picture: Image.Image, upright: bool) -> np.ndarray:
+def _pillow(picture: Image.Image) -> np.ndarray:
     picture.load()
-    if upright and "exif" in picture.info:
-        picture = ImageOps.exif_transpose(picture)
     if picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA")
     if picture.mode != "RGB":
@@ -158,7 +161,6 @@ def _is_plain_jpeg(picture: Image.Image, data: bytes) -> bool:
     return (
         picture.format == "JPEG"
         and picture.mode in ("RGB", "L")
-        and "exif" not in picture.info
         # OpenCV fills up a truncated picture without a word.
         and data.endswith(_JPEG_END)
     )

@@ -107,7 +107,7 @@ def _pillow(image: np.ndarray, change: ImageChange) -> np.ndarray:
 def _is_usual(image: np.ndarray, change: ImageChange) -> bool:
     height, width, _ = image.shape
     new_width, new_height = change.resized
-    return (
+    return bool(
         max(height, width, new_height, new_width, *change.shape) < _MAX_SIDE
         and height <= _MAX_HEIGHT_TO_WIDTH * width
         and new_width * height <= _MAX_UNEVENNESS * new_height * width

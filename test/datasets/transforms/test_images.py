@@ -1,5 +1,6 @@
 """Loading and augmentation of pictures against a plain Pillow program and the reference's."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from anybev.datasets.infos import CameraInfo, FrameInfo
 from anybev.datasets.nuscenes import NuScenesDataset
 from anybev.datasets.sample import CameraView, Sample, collate
-from anybev.datasets.transforms import BEVLoadMultiViewImageFromFiles, ImageAug3D
+from anybev.datasets.transforms import BEVLoadMultiViewImageFromFiles, GridMask, ImageAug3D
 from anybev.testing.golden import GoldenPack
 
 PATHS = ["pillow", "fast"]
@@ -135,3 +136,85 @@ def test_the_test_mode_is_fixed_and_draws_nothing(rng):
     expected[:2] = [[0.48, 0, 0, -3], [0, 0.48, 0, -3]]  # 76 x 43 -> 70 x 40
     np.testing.assert_allclose(view.img_aug_matrix, expected, rtol=1e-12)
     assert view.image.shape == (40, 70, 3)
+
+
+def test_unequal_pictures_end_up_equal(rng):
+    cameras = _views(1) + _views(1, 120, 200)
+    cameras = ImageAug3D((40, 70), *TEST[1:])(Sample("t", 0, cameras=cameras), rng).cameras
+    assert [view.image.shape for view in cameras] == [(40, 70, 3)] * 2
+    np.testing.assert_allclose(cameras[1].img_aug_matrix[:2, 3], [-13, -17])  # 96 x 57
+
+
+def test_augmenting_twice_multiplies_the_matrices(rng):
+    once, twice = ImageAug3D((40, 70), *TEST[1:]), ImageAug3D((20, 30), *TEST[1:])
+    sample = twice(once(Sample("t", 0, cameras=_views(1)), rng), rng)
+    found = sample.cameras[0].img_aug_matrix @ [100, 50, 7, 1]
+    first = np.array([100, 50]) * 0.48 - [3, 3]
+    np.testing.assert_allclose(found, [*(first * 0.48 - [1, -1]), 7, 1])  # 33 x 19
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"path": "gone.jpg"}, "image of CAM_1: gone.jpg must be an existing file, got none"),
+        ({"size": (900, 1600)}, r"1\.jpg must be 1600 x 900 as the info file says, got 160 x 90"),
+    ],
+)
+def test_pictures_are_checked(on_disk, rng, change, match):
+    first, second = on_disk.frame.cameras
+    on_disk.frame = replace(on_disk.frame, cameras=(first, replace(second, **change)))
+    with pytest.raises((FileNotFoundError, ValueError), match=match):
+        BEVLoadMultiViewImageFromFiles()(on_disk, rng)
+
+
+def test_frames_must_have_their_cameras(on_disk, rng):
+    with pytest.raises(ValueError, match=r"num_views=6 cameras, got 2: CAM_0, CAM_1"):
+        BEVLoadMultiViewImageFromFiles(num_views=6)(on_disk, rng)
+    for sample in (Sample("t", 0), Sample("t", 0, frame=_frame([]))):
+        with pytest.raises(ValueError, match=r"a frame with cameras, got none; try modality=dict"):
+            BEVLoadMultiViewImageFromFiles()(sample, rng)
+
+
+def test_a_picture_must_not_vanish(rng):
+    sample = Sample("t", 0, cameras=_views(1, 1, 1))
+    with pytest.raises(ValueError, match=r"image of CAM_0 must keep a pixel when .*0\.48, got 1 x"):
+        ImageAug3D(*TEST)(sample, rng)
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda: BEVLoadMultiViewImageFromFiles(backend_args={}), "backend_args must be None"),
+        (
+            lambda: BEVLoadMultiViewImageFromFiles(color_type="grayscale"),
+            "color_type must be color or unchanged, got 'grayscale'",
+        ),
+        (lambda: BEVLoadMultiViewImageFromFiles(num_views=0), "num_views must be None or at least"),
+        (lambda: BEVLoadMultiViewImageFromFiles(num_ref_frames=1), "num_ref_frames must be 0 or l"),
+        (
+            lambda: BEVLoadMultiViewImageFromFiles(decoder="nvjpeg"),
+            "decoder must be pillow or fast, got 'nvjpeg'",
+        ),
+        (lambda: ImageAug3D((256,), *TEST[1:]), r"final_dim must be \(height, width\)"),
+        (lambda: ImageAug3D((0, 7), *TEST[1:]), r"final_dim must be .* got \(0, 7\)"),
+        (lambda: ImageAug3D((9, 7), (0.5, 0.4), *TEST[2:]), r"resize_lim must be \(low, high\)"),
+        (lambda: ImageAug3D(*TEST[:2], (0, 2), *TEST[3:]), r"bot_pct_lim must be .*within 0\.\.1"),
+        (lambda: ImageAug3D(*TEST[:3], (-400, 0), *TEST[4:]), "rot_lim must be"),
+        (
+            lambda: ImageAug3D(*TEST, resampler="area"),
+            "resampler must be pillow or fast, got 'area",
+        ),
+        (lambda: GridMask(True, True, 0), "max_epoch must be at least 1, got 0"),
+        (lambda: GridMask(True, True, 1, rotate=0), "rotate must be at least 1, got 0"),
+        (
+            lambda: GridMask(True, True, 1, offset=True),
+            r"offset must be False \(pictures are uint8",
+        ),
+        (lambda: GridMask(True, True, 1, ratio=2.0), r"ratio must be in 0\.\.1, got 2\.0"),
+        (lambda: GridMask(True, True, 1, mode=2), "mode must be 0 or 1, got 2"),
+        (lambda: GridMask(True, True, 1, prob=1.5), r"prob must be in 0\.\.1, got 1\.5"),
+    ],
+)
+def test_wrong_arguments_are_named(build, match):
+    with pytest.raises(ValueError, match=match):
+        build()
