@@ -1,0 +1,183 @@
+"""The evaluated frames of a run, found again on disk and turned into scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anybev.datasets.images.decode import read_image
+from anybev.datasets.infos import FrameInfo, load_infos, parse_frames
+from anybev.datasets.points import read_points
+from anybev.datasets.predictions import load_predictions
+from anybev.reporting.run import read_json
+from anybev.reporting.scene import Scene, SceneCamera
+
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class FramesError(ValueError):
+    """The frames of a run cannot be shown; the message says why and what helps."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames with what was found in them and what is there.
+
+    Attributes:
+        classes: name of each label.
+        class_range_m: ground distance from the ego origin within which a class is scored.
+        infos: frame token -> its entry of the info file.
+        predictions: frame token -> boxes, scores and labels.
+        data_root: where points and pictures are looked for.
+    """
+
+    classes: Sequence[str]
+    class_range_m: Mapping[str, float]
+    infos: Mapping[str, FrameInfo]
+    predictions: Mapping[str, Found]
+    data_root: Path
+
+    @property
+    def tokens(self) -> list[str]:
+        """Frames in the order of the info file."""
+        return [token for token in self.infos if token in self.predictions]
+
+    def chosen(self, names: Sequence[str]) -> list[str]:
+        """Tokens of frames that are named by token or by index.
+
+        Raises:
+            ValueError: there is no such frame.
+        """
+        tokens, known = [], self.tokens
+        for name in names:
+            if name in self.infos and name in self.predictions:
+                tokens.append(name)
+            elif name.lstrip("-").isdecimal() and 0 <= int(name) < len(known):
+                tokens.append(known[int(name)])
+            else:
+                raise ValueError(
+                    f"report: --frames must be tokens or indices in 0..{len(known) - 1}, got "
+                    f"{name!r}"
+                )
+        return list(dict.fromkeys(tokens))
+
+    def in_range(self, token: str, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N,) which boxes lie within the range in which their class is scored."""
+        lidar2ego = self.infos[token].lidar2ego
+        centres = boxes[:, :3] @ lidar2ego[:3, :3].T + lidar2ego[:3, 3]
+        limits = np.array([self.class_range_m.get(name, np.inf) for name in self.classes])
+        inside: np.ndarray = np.hypot(centres[:, 0], centres[:, 1]) <= limits[labels]
+        return inside
+
+    def truth(self, token: str) -> tuple[np.ndarray, np.ndarray]:
+        """Annotated boxes of the model's classes that have a return, and their labels."""
+        info = self.infos[token]
+        known = info.labels >= 0
+        return info.boxes_lidar[known], info.labels[known]
+
+    def scene(self, token: str) -> tuple[Scene, list[str]]:
+        """One frame to draw, and a note for each file that is not there or not readable."""
+        info, notes = self.infos[token], []
+        points = np.zeros((0, 3), np.float32)
+        try:
+            points = read_points(self._file(info.lidar_path, "LIDAR_TOP")).points
+        except (OSError, ValueError) as error:
+            notes.append(f"no points: {error}")
+        cameras = []
+        for camera in info.cameras:
+            try:
+                path = self._file(camera.path, camera.channel)
+                image = read_image(path, upright=False, what=camera.channel)
+            except (OSError, ValueError) as error:
+                notes.append(f"no picture: {error}")
+            else:
+                matrix = camera.cam2img @ camera.lidar2cam
+                cameras.append(SceneCamera(camera.channel, image, matrix))
+        boxes, scores, labels = self.predictions[token]
+        true_boxes, true_labels = self.truth(token)
+        scene = Scene(
+            token=token,
+            points_lidar_m=points,
+            classes=self.classes,
+            cameras=cameras,
+            predicted_boxes_lidar=boxes,
+            predicted_scores=scores,
+            predicted_labels=labels,
+            true_boxes_lidar=true_boxes,
+            true_labels=true_labels,
+        )
+        return scene, notes
+
+    def _file(self, name: str, channel: str) -> Path:
+        """Where nuScenes keeps a file of that channel, else beside the info file."""
+        usual = self.data_root / "samples" / channel / name
+        beside = self.data_root / name
+        return beside if not usual.is_file() and beside.is_file() else usual
+
+
+def open_frames(evaluation_dir: Path, data_root: Path | None = None) -> Frames:
+    """Find the frames of an evaluation.
+
+    Args:
+        evaluation_dir: folder with ``source.json`` and ``predictions.npz``.
+        data_root: where the data set is now; where it was when None.
+
+    Raises:
+        FramesError: the evaluation kept no frames, the info file is gone or not readable, or its
+            frames are others.
+    """
+    source_file, found_file = evaluation_dir / "source.json", evaluation_dir / "predictions.npz"
+    if not source_file.is_file() or not found_file.is_file():
+        raise FramesError("this evaluation kept no predictions: evaluate again to see frames")
+    source = read_json(source_file)
+    if not isinstance(source, dict) or not isinstance(source.get("classes"), list):
+        raise FramesError(f"{source_file} must hold data_root, ann_file and classes")
+    if not source.get("ann_file"):
+        raise FramesError("this evaluation did not note its info file")
+    ann_file, root = Path(str(source["ann_file"])), Path(str(source.get("data_root")))
+    if data_root is not None:
+        ann_file, root = data_root / ann_file.name, data_root
+    if not ann_file.is_file():
+        raise FramesError(
+            f"the data set is not where it was: no {ann_file}; try --data-root with its new place"
+        )
+    classes = [str(name) for name in source["classes"]]
+    ranges = source.get("class_range_m")
+    try:
+        infos = load_infos(ann_file)
+        has_images = all(frame.get("images") for frame in infos["data_list"])
+        parsed = parse_frames(
+            infos,
+            classes,
+            source=ann_file,
+            pts_prefix="",
+            sweeps_prefix="",
+            image_folder=(lambda channel: "") if has_images else None,
+        )
+        predictions = load_predictions(found_file)
+    except (OSError, ValueError) as error:
+        raise FramesError(str(error)) from error
+    frames = {frame.token: frame for frame in parsed}
+    absent = [token for token in predictions if token not in frames]
+    if absent:
+        raise FramesError(
+            f"{ann_file} must hold the evaluated frames, got {len(absent)} missing (first "
+            f"{absent[0]}); it was written again for other frames"
+        )
+    for token, (boxes, _, labels) in predictions.items():
+        if not np.isfinite(boxes).all() or (len(labels) and not _fits(labels, len(classes))):
+            raise FramesError(f"{found_file}: boxes of {token} must be finite and of known classes")
+    return Frames(
+        classes=classes,
+        class_range_m=dict(ranges) if isinstance(ranges, dict) else {},
+        infos=frames,
+        predictions=predictions,
+        data_root=root,
+    )
+
+
+def _fits(labels: np.ndarray, classes: int) -> bool:
+    return bool(labels.min() >= 0 and labels.max() < classes)
