@@ -8,6 +8,7 @@ from torch import Tensor
 
 from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row
 from anybev.benchmark.ops.rig import GRID, load_rig
+from anybev.device.ops.bev_pool import bev_pool
 
 NAME = "bev_pool"
 PEER = "torch.index_add_"
@@ -30,9 +31,9 @@ def rows(ctx: Context) -> Iterator[Row]:
     cells = (coords[:, 1].long() * GRID[1] + coords[:, 2]) * GRID[2] + coords[:, 3]
     shape: dict[str, int | list[int]]
     shape = {"points": len(coords), "channels": _CHANNELS, "grid": grid}
-    grad = torch.randn(1, *GRID[:2], _CHANNELS * GRID[2]).permute(0, 3, 1, 2)
     for dtype in (torch.float32, torch.bfloat16):
         features = torch.randn(len(coords), _CHANNELS).to(dtype)
+        grad = torch.randn_like(bev_pool(features, coords, 1, grid))
         pooled = (features, coords, 1, grid)
         gathered = (grad, coords, grid, dtype)
         forward = {

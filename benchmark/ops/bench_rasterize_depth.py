@@ -7,6 +7,7 @@ import torch
 
 from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row
 from anybev.benchmark.ops.rig import IMAGE_SIZE, load_rig
+from anybev.device.ops.rasterize_depth import rasterize_depth
 
 NAME = "rasterize_depth"
 
@@ -17,7 +18,7 @@ def rows(ctx: Context) -> Iterator[Row]:
     matrices = (rig.lidar2img, rig.img_aug_matrix.float(), torch.zeros(3), torch.eye(3))
     for scene in ctx.scenes.values():
         arguments = (scene.points_lidar_m, *matrices, *IMAGE_SIZE)
-        drawn = int((torch.ops.anybev.rasterize_depth(*arguments) != 0).sum())
+        image = rasterize_depth(arguments[0], *matrices[:2], torch.eye(4), IMAGE_SIZE)
         for threads in ctx.threads:
             yield from ctx.compare(
                 NAME,
@@ -26,7 +27,11 @@ def rows(ctx: Context) -> Iterator[Row]:
                     OURS: partial(torch.ops.anybev.rasterize_depth, *arguments),
                     REFERENCE: partial(torch.ops.anybev.rasterize_depth_reference, *arguments),
                 },
-                shape={"points": len(scene.points_lidar_m), "cameras": 6, "pixels drawn": drawn},
+                shape={
+                    "points": len(scene.points_lidar_m),
+                    "images": list(image.shape),
+                    "pixels": int((image != 0).sum()),
+                },
                 threads=threads,
                 notes={OURS: rig.origin},
             )
