@@ -1,6 +1,9 @@
 """BEV pooling against a loop over points."""
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -61,6 +64,24 @@ def test_implementations_agree_to_the_last_bit(dtype: torch.dtype, channels: int
     native = torch.ops.anybev.bev_pool_backward(*back)
     assert native.dtype == dtype
     assert torch.equal(native, torch.ops.anybev.bev_pool_backward_reference(*back))
+
+
+PORTABLE = """
+import torch
+from anybev.device.ops import bev_pool
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    features, coords = torch.randn(999, 13).to(dtype), torch.randint(0, 2, (999, 4)).int()
+    native = torch.ops.anybev.bev_pool(features, coords, 2, [2, 2, 2])
+    assert torch.equal(native, torch.ops.anybev.bev_pool_reference(features, coords, 2, [2, 2, 2]))
+    back = (native, coords, [2, 2, 2], dtype)
+    native = torch.ops.anybev.bev_pool_backward(*back)
+    assert torch.equal(native, torch.ops.anybev.bev_pool_backward_reference(*back))
+"""
+
+
+def test_same_bits_without_wide_instructions() -> None:
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    subprocess.run([sys.executable, "-c", PORTABLE], env=environment, check=True)
 
 
 def test_channel_of_a_point_is_z_times_c_plus_c(implementation: str) -> None:
