@@ -8,6 +8,7 @@ import click
 
 import anybev
 from anybev import envs
+from anybev.reporting.cli import report
 
 
 class _ClearErrors(click.Group):
@@ -157,6 +158,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--intensity-scale", type=float, help="Factor to 0..255.")
 @click.option("--drop-nan", is_flag=True, help="Leave out points that are not finite.")
 @click.option("--index", type=int, help="Frame of an info file.")
+@click.option("--pictures/--no-pictures", default=True, help="Draw bev.png and cameras.png.")
 @click.option("--cfg-options", multiple=True, metavar="KEY=VALUE", help="Override (repeatable).")
 @click.option(
     "--calib-example",
@@ -227,3 +229,6 @@ def validate_data(
         ctx.exit(2)
     click.echo(validation_table(report))
     ctx.exit(1 if report.count("error") else 0)
+
+
+main.add_command(report)
