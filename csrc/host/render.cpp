@@ -38,9 +38,10 @@ void draw_polygon(const View& view, const double* plane, const Bound* bounds, co
     int32_t* __restrict owner = view.surface + row * view.width;
     for (int32_t u = static_cast<int32_t>(begin); u < static_cast<int32_t>(end); ++u) {
       const float here = base + slope * (static_cast<float>(u) + 0.5f);
-      const bool nearer = here >= depth[u];
-      depth[u] = nearer ? here : depth[u];
-      owner[u] = nearer ? surface : owner[u];
+      const float there = depth[u];
+      const int32_t held = owner[u];
+      depth[u] = here >= there ? here : there;
+      owner[u] = here >= there ? surface : held;
     }
   }
 }

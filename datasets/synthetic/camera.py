@@ -12,7 +12,7 @@ import numpy as np
 from anybev.datasets.synthetic import rig
 from anybev.datasets.synthetic.drawing import Solids, draw_list
 from anybev.datasets.synthetic.lidar import SCENERY
-from anybev.datasets.synthetic.render import render
+from anybev.datasets.synthetic.render import Raster, render
 from anybev.datasets.synthetic.road import road_under
 from anybev.datasets.synthetic.shading import light_values
 from anybev.datasets.synthetic.world import Part, World
@@ -28,13 +28,24 @@ class Picture:
 
     Attributes:
         image_rgb: (H, W, 3) uint8.
-        depth_m: (H, W) float32, along the optical axis; inf in the sky.
-        owner: (H, W) int32: index of the object seen, or lidar.SCENERY, lidar.GROUND, SKY.
+        raster: what the renderer drew.
+        owners: object, or lidar.SCENERY, lidar.GROUND, of each of the raster's surfaces.
     """
 
     image_rgb: np.ndarray
-    depth_m: np.ndarray
-    owner: np.ndarray
+    raster: Raster
+    owners: np.ndarray
+
+    @property
+    def depth_m(self) -> np.ndarray:
+        """Depths (H, W) float32 along the optical axis; inf in the sky."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(1 / self.raster.inverse_depth)
+
+    @property
+    def owner(self) -> np.ndarray:
+        """Index (H, W) int32 of the object seen, or lidar.SCENERY, lidar.GROUND, SKY."""
+        return np.asarray(np.append(self.owners, np.int32(SKY))[self.raster.surface])
 
 
 class Photographer:
@@ -77,10 +88,7 @@ class Photographer:
         drawing = draw_list(solids, lighting, self._road, position, rotation, rays, (height, width))
         light = light_values(lighting, self._road.curvature, camera.focal_px, position[2])
         raster = render(drawing, rays, light, height, width, seed)
-        with np.errstate(divide="ignore"):
-            depth = 1 / raster.inverse_depth
-        owner = np.append(drawing.owners, np.int32(SKY))[raster.surface]
-        return Picture(raster.image_rgb, depth, owner)
+        return Picture(raster.image_rgb, raster, drawing.owners)
 
 
 def camera_pose(camera: rig.Camera, ego_pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,11 @@ from anybev.datasets.synthetic.world import BOX, Lighting
 _NEAR_M, _FAR_M = 0.1, 5000.0
 _TINY = 1e-9
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], np.float64)
+# Pairs of corners that an edge of a box joins, both ways.
+_EDGES = np.array([(i, i ^ bit) for i in range(8) for bit in (1, 2, 4)])
 _FACADE_HEIGHT_M = 3.2
+# Size of a facade's window with the wall around it.
+_BAY_M, _STOREY_M = 2.8, 3.0
 _SHADOW_REACH_M = 60.0
 
 
@@ -60,6 +64,14 @@ class Solids:
             setattr(some, name, value[index])
         return some
 
+    def spheres(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centres (M, 3) and radii (M,) of balls around them."""
+        half = (self.z1 - self.z0) / 2
+        wide = np.maximum(self.a, self.b)
+        level = np.where(self.box, np.hypot(self.a, self.b), 1.5 * wide)
+        center = np.stack([self.x, self.y, self.z0 + half], -1)
+        return center, np.hypot(level, half)
+
     def corners(self) -> np.ndarray:
         """Corners (M, 8, 3) of the upright boxes around them."""
         wide = np.maximum(self.a, self.b)
@@ -80,29 +92,38 @@ def affine(vectors: np.ndarray, rays: np.ndarray) -> np.ndarray:
 def screen_windows(
     corners: np.ndarray, rotation: np.ndarray, rays: np.ndarray, height: int, width: int
 ) -> np.ndarray:
-    """Pixels (M, 4) int32 that hulls of corners (M, K, 3) may touch; empty outside the picture.
+    """Pixels (M, 4) int32 that boxes with corners (M, 8, 3) may touch; empty outside the picture.
 
     Columns: first row, row after the last, first column, column after the last.
     """
     local = (corners[..., None] * rotation).sum(-2)
     depth = local[..., 2]
-    focal = 1 / np.sqrt((rays[1] ** 2).sum())
-    center = -(rays[0] * rays[1:]).sum(-1) * focal * focal
-    safe = np.maximum(depth, _NEAR_M)
-    u, v = (focal * local[..., k] / safe + center[k] for k in range(2))
-    whole = depth.min(-1) < _NEAR_M
-    window = np.stack(
-        [
-            np.where(whole, 0, np.floor(v.min(-1) - 0.5)),
-            np.where(whole, height, np.ceil(v.max(-1) + 0.5)),
-            np.where(whole, 0, np.floor(u.min(-1) - 0.5)),
-            np.where(whole, width, np.ceil(u.max(-1) + 0.5)),
-        ],
-        -1,
-    )
-    window[depth.max(-1) < _NEAR_M] = 0
+    window = np.zeros((len(corners), 4))
+    front = depth.min(-1) >= _NEAR_M
+    window[front] = _spread(local[front], rays)
+    for i in np.flatnonzero(~front & (depth.max(-1) >= _NEAR_M)):
+        window[i] = _spread(_cut_near(local[i])[None], rays)[0]
     limit = np.array([height, height, width, width])
     return np.asarray(np.clip(window, 0, limit).astype(np.int32))
+
+
+def _spread(local: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Unclipped windows (M, 4) of hulls of points (M, K, 3) in camera axes."""
+    focal = 1 / np.sqrt((rays[1] ** 2).sum())
+    center = -(rays[0] * rays[1:]).sum(-1) * focal * focal
+    u, v = (focal * local[..., k] / local[..., 2] + center[k] for k in range(2))
+    low = [np.floor(x.min(-1) - 0.5) for x in (v, u)]
+    high = [np.ceil(x.max(-1) + 0.5) for x in (v, u)]
+    return np.stack([low[0], high[0], low[1], high[1]], -1)
+
+
+def _cut_near(local: np.ndarray) -> np.ndarray:
+    """Corners (K, 3) of the part of a box (8, 3) that lies before the camera."""
+    start, end = local[_EDGES[:, 0]], local[_EDGES[:, 1]]
+    crossing = (start[:, 2] < _NEAR_M) != (end[:, 2] < _NEAR_M)
+    start, end = start[crossing], end[crossing]
+    share = (_NEAR_M - start[:, 2:]) / (end[:, 2:] - start[:, 2:])
+    return np.concatenate([local[local[:, 2] >= _NEAR_M], start + share * (end - start)])
 
 
 def draw_list(
@@ -125,12 +146,18 @@ def draw_list(
         rays: see ``render``.
         size: height and width in pixels.
     """
+    center, radius = solids.spheres()
+    ground = _ground(lighting, road, camera_m, rays, size[0])
+    sun = sun_direction(lighting)
+    # A ball's shadow on level ground is an ellipse about the shadow of its centre.
+    feet = center - ((center[:, 2] + camera_m[2]) / sun[2])[:, None] * sun
+    casting = _may_show(feet, radius / sun[2], rays, size)
+    casting &= np.hypot(solids.x, solids.y) < _SHADOW_REACH_M
+    shadows = _shadows(solids.take(casting), lighting, ground, camera_m, rotation, rays, size)
+    solids = solids.take(_may_show(center, radius, rays, size))
     windows = screen_windows(solids.corners(), rotation, rays, *size)
     visible = (windows[:, 0] < windows[:, 1]) & (windows[:, 2] < windows[:, 3])
-    boxes = np.flatnonzero(visible & solids.box)
-    cones = np.flatnonzero(visible & ~solids.box)
-    ground = _ground(lighting, road, camera_m, rays, size[0])
-    shadows = _shadows(solids, lighting, ground, camera_m, rotation, rays, size)
+    boxes, cones = visible & solids.box, visible & ~solids.box
     faces = _faces(solids.take(boxes), windows[boxes], lighting, camera_m, rays)
     flat = [np.concatenate(columns) for columns in zip(ground, shadows, faces, strict=True)]
     planes, bounds, rows, paints, owners = flat
@@ -144,6 +171,20 @@ def draw_list(
         np.concatenate([paints, round_paints]).astype(np.float32),
         np.concatenate([owners, solids.owners[cones]]).astype(np.int32),
     )
+
+
+def _may_show(
+    center: np.ndarray, radius: np.ndarray, rays: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
+    """Which balls (M,) are not wholly beyond the left or right edge of the picture."""
+    height, width = size
+    shown = np.ones(len(center), bool)
+    top, down = rays[0], rays[2] * height
+    for edge, side in ((top, 1.0), (top + rays[1] * width, -1.0)):
+        normal = np.cross(down, edge) * side
+        normal /= np.sqrt((normal**2).sum())
+        shown &= (center * normal).sum(-1) > -radius
+    return shown
 
 
 _Flat = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -192,9 +233,8 @@ def _shadows(
 ) -> _Flat:
     """The ground again, darker, where solids keep the sun off it."""
     plane, _, _, paint, owner = ground
-    near = np.flatnonzero(np.hypot(solids.x, solids.y) < _SHADOW_REACH_M)
     sun = sun_direction(lighting)
-    corners = solids.take(near).corners()
+    corners = solids.corners()
     fall = (corners[..., 2] + camera_m[2]) / sun[2]
     feet = corners - fall[..., None] * sun
     windows = screen_windows(feet, rotation, rays, *size)
@@ -222,8 +262,7 @@ def _hull_lines(points: np.ndarray) -> np.ndarray:
 
     The hull of a box's shadow has six sides: one of each pair of corners that an edge joins.
     """
-    pairs = np.array([(i, j) for i in range(8) for j in range(8) if bin(i ^ j).count("1") == 1])
-    start, end = points[:, pairs[:, 0]], points[:, pairs[:, 1]]
+    start, end = points[:, _EDGES[:, 0]], points[:, _EDGES[:, 1]]
     along = end - start
     normal = np.stack([-along[..., 1], along[..., 0]], -1)
     offset = -(normal * start).sum(-1)
@@ -282,6 +321,15 @@ def _faces(
     paint[:, 6] = -(along * ground).sum(-1)
     paint[:, 7] = -(across * ground).sum(-1)
     paint[:, 8:11], paint[:, 11:14] = affine(along, rays), affine(across, rays)
+    wide = 2 * half[solid, np.where(axis == 0, 1, 0)][facade]
+    high = 2 * half[solid, 2][facade]
+    paint[facade, 6] += wide / 2
+    # A facade's coordinates count windows: a whole number in each direction.
+    bays = np.maximum(np.round(wide / _BAY_M), 1) / wide
+    storeys = np.maximum(np.round(high / _STOREY_M), 1) / high
+    paint[np.ix_(facade, [6, 8, 9, 10])] *= bays[:, None]
+    paint[np.ix_(facade, [7, 11, 12, 13])] *= storeys[:, None]
+    paint[facade, 5] *= _BAY_M
     return mine, _as_bounds(_padded(edges)), windows[solid, :2], paint, solids.owners[solid]
 
 

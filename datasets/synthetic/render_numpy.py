@@ -141,8 +141,8 @@ def _flat(
     color = paint[:, 1:4].copy()
     on_ground = kind == GROUND
     color[on_ground] *= _ground(along[on_ground], across[on_ground], depth[on_ground], light)
-    a, b = _fraction(along * F32(1 / 2.8)), _fraction(across * F32(1 / 3.0))
-    window = (kind == FACADE) & (a > F32(0.3)) & (a < F32(0.75))
+    a, b = _fraction(along), _fraction(across)
+    window = (kind == FACADE) & (a > F32(0.3)) & (a < F32(0.7))
     window &= (b > F32(0.35)) & (b < F32(0.8))
     gain[window] *= F32(0.62)
     return np.asarray(color * gain[:, None])
@@ -198,7 +198,7 @@ def _ground(x: np.ndarray, y: np.ndarray, depth: np.ndarray, light: np.ndarray) 
     blur = F32(0.02) + F32(1.5) * depth / focal_px
 
     def line(distance: np.ndarray, half_width: float) -> np.ndarray:
-        return np.clip((F32(half_width) - np.abs(distance)) / blur + F32(0.5), F32(0), F32(1))
+        return np.asarray(np.clip((F32(half_width) - np.abs(distance)) / blur + F32(0.5), 0, 1))
 
     paved = np.clip((from_middle - F32(8.4)) / blur + F32(0.5), F32(0), F32(1))
     yard = np.clip((from_middle - F32(13.6)) / blur + F32(0.5), F32(0), F32(1))
