@@ -47,6 +47,8 @@ class NuScenesMetric(BaseMetric):
         self.version = version
         self.split = split
         self.output_dir = output_dir
+        #: Where the newest evaluation's files are.
+        self.folder: Path | None = None
 
     def process(self, data_batch: dict[str, Any], data_samples: Sequence[Detections]) -> None:
         """Keep one batch's detections on the host."""
@@ -58,6 +60,7 @@ class NuScenesMetric(BaseMetric):
         """Score all frames; the table goes to the log."""
         logger = MMLogger.get_current_instance()
         folder = Path(self.output_dir or Path(logger.log_file or ".").parent) / "nuscenes"
+        self.folder = folder
         found = dict(results)
         metrics = evaluate_nuscenes(
             found,

@@ -19,9 +19,8 @@ from matplotlib.patheffects import withStroke
 
 from anybev.datasets import boxes as geometry
 from anybev.reporting.projection import EDGES, FRONT, project_lines
-from anybev.reporting.scene import Scene, SceneCamera
+from anybev.reporting.scene import SCORE_THRESHOLD, Scene, SceneCamera
 
-SCORE_THRESHOLD = 0.3
 RANGE_M = 54.0
 #: The row in front, then the row behind; the vehicle's left is on the left in both.
 RIG_ORDER = (

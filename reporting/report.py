@@ -14,12 +14,12 @@ from PIL import Image, features
 import anybev
 from anybev.files import whole_file
 from anybev.reporting import curves, sections
-from anybev.reporting.figures import SCORE_THRESHOLD, bev_figure, camera_figure, png
+from anybev.reporting.figures import bev_figure, camera_figure, png
 from anybev.reporting.frame_scores import Assessment, FrameScore, assess
 from anybev.reporting.frames import Frames, FramesError, open_frames
 from anybev.reporting.html import Html, page, picture, section, tag
 from anybev.reporting.run import Run
-from anybev.reporting.scene import Scene
+from anybev.reporting.scene import SCORE_THRESHOLD, Scene
 
 #: ``update(done, total)`` inside ``with progress(title) as update``.
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]

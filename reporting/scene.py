@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+#: Predictions below it are not drawn unless a user says so.
+SCORE_THRESHOLD = 0.3
+
 
 def _no_boxes() -> np.ndarray:
     return np.zeros((0, 9), np.float32)
