@@ -94,6 +94,16 @@ def summarise(metrics: dict[str, float]) -> dict[str, float]:
     }
 
 
+def write_page(run: Path, page: Path) -> None:
+    """The report of the run, with its best and worst frames."""
+    from anybev.reporting.progress import progress_bar
+    from anybev.reporting.report import write_report
+    from anybev.reporting.run import read_runs
+
+    for note in write_report(read_runs([run]), page, progress=progress_bar):
+        _log(f"not shown: {note}")
+
+
 @click.command()
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--data-root", type=click.Path(path_type=Path), default=Path("data"))
@@ -116,8 +126,10 @@ def main(seed: int, data_root: Path, work_dir: Path) -> None:
         *config_options(root, seed),
     ]
     metrics = _timed("training and evaluation", lambda: train(argv), seconds)
+    page = report / "report.html"
+    _timed("report", lambda: write_page(report, page), seconds)
     _log("scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes")
-    summary = plain(summarise(metrics) | {"report": report, "seed": seed, "seconds": seconds})
+    summary = plain(summarise(metrics) | {"report": page, "seed": seed, "seconds": seconds})
     write_json(report / "summary.json", summary)
     print(json.dumps(summary), flush=True)
 
