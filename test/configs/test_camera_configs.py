@@ -11,9 +11,10 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
 import anybev
+from anybev.datasets.sample import collate
 from anybev.engine import config as configs
 from anybev.engine.builder import build_detector
-from anybev.engine.registry import TRANSFORMS
+from anybev.engine.registry import DATASETS, TRANSFORMS
 
 FOLDER = Path(anybev.__file__).parent / "configs"
 LIDAR_CAM, CAM, LIDAR = (
@@ -173,3 +174,22 @@ def test_cameras_alone_keep_the_backbone_at_a_tenth() -> None:
     assert rates[top] == pytest.approx([1e-3, 1e-4], rel=1e-4)
     assert rates[-1] == pytest.approx([2e-8, 2e-9], rel=0.1)
     assert min(betas) == pytest.approx(0.85 / 0.95, abs=1e-6)
+
+
+@pytest.mark.parametrize("path", [LIDAR_CAM, CAM], ids=["lidar-cam", "cam"])
+def test_a_synthetic_frame_passes_both_pipelines(path: Path, synthetic_root: Path) -> None:
+    config = configs.load(path)
+    for loader, split in ((config.train_dataloader, "train"), (config.val_dataloader, "val")):
+        cfg = loader.dataset.get("dataset", loader.dataset)
+        steps = [dict(step) for step in cfg.pipeline]
+        for step in steps:
+            if step["type"] == "ImageAug3D":  # these pictures are a quarter as wide and high
+                step |= {"final_dim": [64, 176], "resampler": "fast"}
+        dataset = DATASETS.build({**cfg, "data_root": str(synthetic_root), "pipeline": steps})
+        batch = collate([dataset[0], dataset[1]])
+        assert batch.cameras is not None
+        assert batch.cameras.images.shape == (2, 6, 3, 64, 176)
+        assert all((len(points) > 0) == (path == LIDAR_CAM) for points in batch.points_lidar_m)
+        assert all((len(boxes) > 0) == (split == "train") for boxes in batch.boxes_lidar)
+        turned = batch.lidar_aug_matrix - torch.eye(4)
+        assert bool(turned.abs().max() > 0.01) == (split == "train")
