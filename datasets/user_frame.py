@@ -16,7 +16,7 @@ from anybev.datasets.user_calibration import Calibration, UserCamera
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _INTENSITY_NAMES = ("intensity", "i", "reflectivity", "reflectance")
 _MAX_INTENSITY = 255.0
-_MAX_PIXELS = 100_000_000
+_MAX_PIXELS = 80_000_000  # below where Pillow warns
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Request:
     drop_nan: bool = False
     index: int | None = None
     options: tuple[str, ...] = ()
+    pictures: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,11 @@ def infer(request: Request) -> Result:
     checkpoints.load_into(model, request.checkpoint)
     model.to(backend.device()).eval()
     found, seconds = _predict(model, _sample(frame, steps, request.points), backend, request.amp)
-    scene = _scene(frame, found, classes)
     record = _record(request, frame, found, classes, backend, seconds)
-    files = [request.out / "detections.json", *_draw(scene, request)]
+    files = [request.out / "detections.json"]
     write_json(files[0], record)
+    if request.pictures:
+        files += _draw(_scene(frame, found, classes), request)
     return Result(record, files, _table(record), notes)
 
 
@@ -163,11 +165,8 @@ def _read(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[_Frame,
     with_points = any(_kind(step).startswith("LoadPoints") for step in steps)
     if with_points and request.points is None:
         raise ValueError(f"infer: --points must be given: {request.config} uses lidar, got none")
-    if with_images and (request.images is None or request.calib is None):
-        raise ValueError(
-            f"infer: --images and --calib must be given: {request.config} uses cameras, got "
-            f"--images {request.images}, --calib {request.calib}"
-        )
+    if with_images and request.calib is None:
+        raise ValueError(f"infer: --calib must be given: {request.config} uses cameras, got none")
     if request.images is not None and request.calib is None:
         raise ValueError("infer: --calib must be given with --images, got none")
     points, notes = UserPoints(np.zeros((0, 5), np.float32), True), []
@@ -185,8 +184,14 @@ def _read(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[_Frame,
         calibration = load_calibration(
             request.calib, index=request.index, points_file=request.points
         )
-    if with_images and not calibration.cameras:
+    names = ", ".join(camera.channel for camera in calibration.cameras)
+    if with_images and not names:
         raise ValueError(f"infer: {request.calib} must have cameras, got none")
+    if with_images and request.images is None:
+        raise ValueError(
+            f"infer: --images must be given: {request.config} uses cameras, got no picture of "
+            f"{names}"
+        )
     images: dict[str, Path] = {}
     if request.images is not None:
         stem = request.points.stem if request.points else ""
@@ -315,6 +320,7 @@ def _record(
     seconds: float,
 ) -> dict[str, Any]:
     boxes = boxes_to_user(found.boxes_lidar.numpy(), frame.calibration.lidar2model)
+    boxes[:, 2] += boxes[:, 5] / 2
     kept = [i for i, score in enumerate(found.scores.tolist()) if score >= request.score_thr]
     return {
         "format": FORMAT,
@@ -335,9 +341,9 @@ def _record(
             {
                 "class": classes[int(found.labels[i])],
                 "score": round(float(found.scores[i]), 5),
-                "center_m": [boxes[i, 0], boxes[i, 1], boxes[i, 2] + boxes[i, 5] / 2],
+                "center_m": boxes[i, :3].tolist(),
                 "size_m": boxes[i, 3:6].tolist(),
-                "yaw_rad": boxes[i, 6],
+                "yaw_rad": float(boxes[i, 6]),
                 "velocity_mps": boxes[i, 7:9].tolist(),
             }
             for i in kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anybev.datasets.validate.findings import Report
 
-_EXAMPLE_WIDTH = 160
+_EXAMPLE_WIDTH = 200
 
 
 def validation_table(report: Report) -> str:

@@ -111,14 +111,14 @@ def _check_points_file(
     log.look(key)
     found = index.lidar(stored) if key == "files.points" else index.sweep(stored)
     if found is None:
-        log.find(key, where, f"{stored} is missing")
+        log.find(key, where, f"{name} is missing")
         return
     size = found[1]
     if size == 0 or size % ROW_BYTES or size > MAX_POINTS * ROW_BYTES:
         log.find(
             key,
             where,
-            f"{stored} must hold 1..{MAX_POINTS} rows of {ROW_BYTES} bytes, got {size} bytes",
+            f"{name} has {size} bytes, must have 1..{MAX_POINTS} rows of {ROW_BYTES} bytes",
         )
 
 
