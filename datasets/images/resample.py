@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from anybev import envs
 from anybev.device.ops import _native
 
 #: ``pillow`` computes with Pillow; ``fast`` with compiled kernels, only what the crop keeps.
@@ -88,9 +89,18 @@ def resample(image: np.ndarray, change: ImageChange, resampler: Resampler = "pil
 
     Returns:
         (*change.shape, 3) uint8, writable.
+
+    Raises:
+        RuntimeError: ``fast`` has no compiled kernel and ``ANYBEV_REQUIRE_NATIVE`` is set.
     """
-    if resampler == "fast" and _is_usual(image, change) and _compiled():
-        return _fast(image, change)
+    if resampler == "fast" and _is_usual(image, change):
+        why = _why_not_compiled()
+        if why is None:
+            return _fast(image, change)
+        if envs.require_native():
+            raise RuntimeError(
+                f"resample: ANYBEV_REQUIRE_NATIVE=1 but resampler fast would be Pillow's: {why}"
+            )
     return _pillow(image, change)
 
 
@@ -115,8 +125,11 @@ def _is_usual(image: np.ndarray, change: ImageChange) -> bool:
 
 
 @cache
-def _compiled() -> bool:
-    return _native.load() is None and hasattr(torch.ops.anybev_host, "resize_crop")
+def _why_not_compiled() -> str | None:
+    why = _native.load()
+    if why is None and not hasattr(torch.ops.anybev_host, "resize_crop"):
+        return "this build has no kernel for it; run install.sh again"
+    return why
 
 
 def _fast(image: np.ndarray, change: ImageChange) -> np.ndarray:

@@ -93,7 +93,7 @@ def test_transparency_raises_no_warning(picture):
         (lambda jpeg: jpeg[:-200], "must be a whole picture, got a damaged one: .*truncated"),
         (lambda jpeg: _png(40, 30), "must be a whole picture, got a damaged one"),
         (lambda jpeg: _png(9000, 8000), r"must hold at most 60000000 pixels, got 9000 x 8000"),
-        (lambda jpeg: _png(10**5, 10**5), "must hold at most 60000000 pixels, got more"),
+        (lambda jpeg: _png(10**5, 10**5), "must hold at most 60000000 pixels, got"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path, picture, decoder, content, match):

@@ -116,6 +116,7 @@ def test_nothing_is_left_outside_the_picture(picture, resampler):
 
 
 def test_pillow_stands_in_for_missing_kernels_and_for_huge_sides(picture, monkeypatch):
+    monkeypatch.delenv("ANYBEV_REQUIRE_NATIVE", raising=False)
     change = ImageChange(0.5, (40, 30), (0, 0, 40, 30), False, 2.0)
     expected = _by_hand(picture(60, 80), change)
     called = []
@@ -124,9 +125,12 @@ def test_pillow_stands_in_for_missing_kernels_and_for_huge_sides(picture, monkey
     np.testing.assert_array_equal(resample(picture(60, 80), change, "fast"), expected)
     monkeypatch.undo()
     monkeypatch.setattr(module, "_fast", lambda *a: called.append(a))
-    monkeypatch.setattr(module, "_compiled", lambda: False)
+    monkeypatch.setattr(module, "_why_not_compiled", lambda: "no compiler here")
     np.testing.assert_array_equal(resample(picture(60, 80), change, "fast"), expected)
     assert not called
+    monkeypatch.setenv("ANYBEV_REQUIRE_NATIVE", "1")
+    with pytest.raises(RuntimeError, match="resampler fast would be Pillow's: no compiler here"):
+        resample(picture(60, 80), change, "fast")
 
 
 @pytest.mark.parametrize("flip", [False, True])
