@@ -1,9 +1,11 @@
 # The small lidar BEVFusion with six cameras at 128 x 352 pixels: trains on two CPU cores in minutes.
 # For the synthetic scenes of the demo, whose pictures are half as wide and high as nuScenes'.
 _base_ = ["./bevfusion_lidar_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"]
+# load_from may name a checkpoint of the small lidar config, as in the two-stage recipe.
+load_from_may_lack = ["img_backbone", "img_neck", "view_transform", "fusion_layer"]
 image_size = [128, 352]
 feature_size = [16, 44]
-camera_channels, fused_channels = 32, 64
+camera_channels, lidar_channels = 32, 80
 model = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53],
@@ -13,7 +15,7 @@ model = dict(
     img_backbone=dict(
         type="mmdet.SwinTransformer",
         embed_dims=32,
-        depths=[2, 2, 2, 2],
+        depths=[1, 2, 1, 1],
         num_heads=[1, 2, 4, 8],
         window_size=7,
         mlp_ratio=2,
@@ -43,9 +45,10 @@ model = dict(
         downsample=2,
     ),
     fusion_layer=dict(
-        type="ConvFuser", in_channels=[camera_channels, 160], out_channels=fused_channels
+        type="ConvFuser",
+        in_channels=[camera_channels, lidar_channels],
+        out_channels=lidar_channels,
     ),
-    pts_backbone=dict(in_channels=fused_channels),
 )
 point_cloud_range = {{_base_.point_cloud_range}}
 class_names = {{_base_.class_names}}

@@ -21,13 +21,13 @@ model = dict(
     pts_middle_encoder=dict(
         sparse_shape=grid_size,
         base_channels=16,
-        output_channels=32,
+        output_channels=16,
         encoder_channels=((16, 16, 32), (32, 32, 48), (48, 48)),
         encoder_paddings=((0, 0, 1), (0, 0, 1), (0, 0)),
         norm_cfg=_norm,
     ),
     pts_backbone=dict(
-        in_channels=160,
+        in_channels=80,
         out_channels=[64, 96],
         layer_nums=[2, 3],
         layer_strides=[1, 2],
