@@ -38,13 +38,29 @@ def run_colour(index: int) -> str:
     return _RUN_COLOURS[index % len(_RUN_COLOURS)]
 
 
-def _grid(count: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _grid(
+    count: int, columns: int, width: float, height: float, foot: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """Panels of ``width`` x ``height`` inches with room for their labels, ``foot`` below them.
+
+    Placed by hand: matplotlib's layout engines measure every label, which outlasts the drawing.
+    """
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    size = (columns * width, rows * height + foot)
+    figure = Figure(figsize=size)
     axes = []
     for index in range(count):
-        panel = figure.add_subplot(rows, columns, index + 1)
+        row, column = divmod(index, columns)
+        left, bottom = column * width + 0.45, foot + (rows - row - 1) * height + 0.25
+        panel = figure.add_axes(
+            (
+                left / size[0],
+                bottom / size[1],
+                (width - 0.55) / size[0],
+                (height - 0.55) / size[1],
+            )
+        )
         panel.tick_params(colors=_INK, labelsize=7, length=2)
         for name, spine in panel.spines.items():
             spine.set_visible(name in ("left", "bottom"))
@@ -112,7 +128,7 @@ def validation_figure(runs: Sequence[Run]) -> Figure | None:
 def precision_figure(curves: Mapping[str, Any]) -> Figure:
     """Precision over recall, a panel a class, a line a match distance."""
     classes = list(curves["precision"])
-    figure, axes = _grid(max(len(classes), 1), 5, 2.2, 1.9)
+    figure, axes = _grid(max(len(classes), 1), 5, 2.2, 1.9, foot=0.3)
     distances: list[str] = []
     for panel, name in zip(axes, classes, strict=False):
         _title(panel, name)
@@ -127,7 +143,7 @@ def precision_figure(curves: Mapping[str, Any]) -> Figure:
     ]
     names = [safe_text(f"{distance} m") for distance in distances]
     legend = figure.legend(
-        handles, names, loc="outside lower center", ncols=8, fontsize=8, frameon=False,
+        handles, names, loc="lower center", ncols=8, fontsize=8, frameon=False,
         labelcolor=_INK,
     )  # fmt: skip
     for text in legend.get_texts():

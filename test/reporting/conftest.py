@@ -1,9 +1,12 @@
 """Frames to draw."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from anybev.reporting.scene import Scene, SceneCamera
+from anybev.testing.run_folder import write_data, write_run
 
 CLASSES = ("car", "pedestrian")
 
@@ -41,3 +44,14 @@ def make_scene(**changes: object) -> Scene:
 @pytest.fixture
 def scene() -> Scene:
     return make_scene()
+
+
+@pytest.fixture(scope="session")
+def ann_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four frames with two cameras."""
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, ann_file: Path) -> Path:
+    return write_run(tmp_path / "run", ann_file)
