@@ -204,9 +204,9 @@ def _keep_constants(found: dict[str, Tensor], wanted: Mapping[str, Tensor], sour
     """
     for key in _matching(found, _CONSTANTS):
         if key in wanted:
-            theirs, ours = found[key].double(), wanted[key].double().cpu()
+            theirs, ours = (state[key].detach().cpu().double() for state in (found, wanted))
             limit = _CONSTANTS_TOLERANCE
-            if not torch.allclose(theirs.cpu(), ours, rtol=limit, atol=limit):
+            if not torch.allclose(theirs, ours, rtol=limit, atol=limit):
                 raise ValueError(
                     f"load_into: {key} of {source} must be what the config says, "
                     f"{_brief(ours)}, got {_brief(theirs)}; try the config that the file was "

@@ -7,14 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 import anybev
 from anybev.datasets.sample import collate
 from anybev.engine import config as configs
+from anybev.engine.amp import AmpOptimWrapper
 from anybev.engine.builder import build_detector
-from anybev.engine.registry import DATASETS, TRANSFORMS
+from anybev.engine.registry import DATASETS, SCOPE, TRANSFORMS
+from anybev.engine.train import apply_flags, parser
 
 FOLDER = Path(anybev.__file__).parent / "configs"
 LIDAR_CAM, CAM, LIDAR = (
@@ -104,6 +107,20 @@ def test_the_fusion_pipeline_is_the_published_one(lidar_cam: Config) -> None:
     assert lidar_cam.auto_scale_lr == {"enable": False, "base_batch_size": 32}
     assert lidar_cam.find_unused_parameters is False
     assert "paramwise_cfg" not in lidar_cam.optim_wrapper  # decay on every parameter
+
+
+@pytest.mark.parametrize("path", [LIDAR_CAM, CAM], ids=["lidar-cam", "cam"])
+def test_flags_change_the_wrapper_and_nothing_beside(path: Path) -> None:
+    plain, config = configs.load(path), configs.load(path)
+    apply_flags(config, parser().parse_args([str(path), "--amp", "--auto-scale-lr"]))
+    changed = {**plain.optim_wrapper, "type": "AmpOptimWrapper", "loss_scale": "dynamic"}
+    assert config.optim_wrapper == changed
+    assert config.auto_scale_lr == {"enable": True, "base_batch_size": 32}
+    detector = nn.Sequential(nn.Linear(2, 2))
+    with DefaultScope.overwrite_default_scope(SCOPE):
+        wrapper = build_optim_wrapper(detector, config.optim_wrapper)
+    assert isinstance(wrapper, AmpOptimWrapper)
+    assert wrapper.clip_grad_kwargs == {"max_norm": 35, "norm_type": 2}
 
 
 Curves = tuple[list[list[float]], list[float]]

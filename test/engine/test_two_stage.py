@@ -17,7 +17,7 @@ from anybev.engine.detector_adapter import DetectorAdapter
 from anybev.engine.runner import Runner
 from anybev.models.common.swin import SwinTransformer
 from anybev.testing.tiny import tiny_model_cfg
-from anybev.testing.tiny_cameras import tiny_camera_cfg
+from anybev.testing.tiny_cameras import tiny_camera_batch, tiny_camera_cfg
 
 CAMERA_PARTS = ["img_backbone", "img_neck", "view_transform", "fusion_layer"]
 
@@ -177,3 +177,15 @@ def test_the_optimizer_takes_frozen_whole_numbers() -> None:
     torch.nn.utils.clip_grad_norm_(detector.parameters(), 35)
     optimizer.step()
     assert torch.equal(detector.view_transform.nx, before)
+
+
+@pytest.mark.parametrize("lidar", [True, False], ids=["lidar-cam", "cam"])
+def test_every_trainable_parameter_is_used(lidar: bool) -> None:
+    """Hence ``find_unused_parameters=False`` in the camera configs."""
+    torch.manual_seed(0)
+    detector = build_detector(tiny_camera_cfg(lidar=lidar, depth=lidar)).train()
+    batch = tiny_camera_batch()
+    losses = detector.loss(batch)
+    sum(value for name, value in losses.items() if "loss" in name).backward()
+    unused = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
+    assert unused == []
