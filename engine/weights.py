@@ -141,6 +141,18 @@ def sparse_layout(
     return agreed_layout("load_into", votes, shapes, "sparse_layout='{}'")
 
 
+def _permute(
+    found: dict[str, Tensor], votes: Mapping[str, frozenset[str]], layout: str | None
+) -> int:
+    """Bring those weights that fit ``layout`` to KRSC, in place; how many were moved."""
+    if layout is None or layout == "krsc":
+        return 0
+    keys = [key for key, layouts in votes.items() if layout in layouts]
+    for key in keys:
+        found[key] = to_krsc(found[key], layout)
+    return len(keys)
+
+
 def _listed(keys: Sequence[str]) -> str:
     """The first keys and how many more there are."""
     more = len(keys) - _SHOWN
@@ -258,12 +270,7 @@ def fill(
     found = strip_wrapper(state_dict)
     sparse = sparse_weight_keys(model)
     layout = layout or sparse_layout(found, wanted, sparse)
-    converted = 0
-    for key, fitting_names in _sparse_votes(found, wanted, sparse).items():
-        if layout is not None and layout != "krsc" and layout in fitting_names:
-            found[key] = to_krsc(found[key], layout)
-            converted += 1
-
+    converted = _permute(found, _sparse_votes(found, wanted, sparse), layout)
     missing = [key for key in wanted if key not in found]
     unexpected = [key for key in found if key not in wanted]
     absent = _absent_parts(wanted, found, may_lack)
