@@ -101,11 +101,31 @@ def test_evaluation_of_the_checkpoint_gives_the_same_numbers(
     unbroken: Path, synthetic_root: Path, tmp_path: Path
 ) -> None:
     last = Path((unbroken / "last_checkpoint").read_text().strip())
-    result = run("test.py", unbroken / CONFIG_FILE.name, last, "--work-dir", tmp_path)
+    drawing = ["--show-dir", "pictures", "--show-frames", 1, "--score-thr", 0.05]
+    result = run("test.py", unbroken / CONFIG_FILE.name, last, "--work-dir", tmp_path, *drawing)
     printed = json.loads(result.stdout.splitlines()[-1])
     trained = json.loads((unbroken / "metrics.json").read_text())
     for name in set(trained) - {"FPS"}:
         assert printed[name] == pytest.approx(trained[name], nan_ok=True), name
+    drawn = [path.name for path in sorted(tmp_path.glob("*/pictures/*"))]
+    assert [name.rpartition("_")[2] for name in drawn] == ["bev.png", "cameras.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "message"),
+    [
+        ("--score-thr", "1.5", "--score-thr must be in 0..1, got 1.5"),
+        ("--show-score-thr", "-1", "--score-thr must be in 0..1, got -1.0"),
+        ("--show-frames", "-1", "--show-frames must be 0 or more, got -1"),
+    ],
+)
+def test_flags_of_drawing_are_checked_before_the_evaluation(
+    flag: str, value: str, message: str
+) -> None:
+    from anybev.engine.test import evaluate
+
+    with pytest.raises(ValueError, match=message):
+        evaluate(["config.py", "checkpoint.pth", f"{flag}={value}"])
 
 
 def test_amp_trains_in_bfloat16_and_auto_scale_lr_scales(
