@@ -5,6 +5,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from anybev.models.common.windows import MapToWindows, WindowsToMap, window_layout
+
 # Added to the scores of two cells that the shift brought together from far apart.
 _APART = -100.0
 
@@ -37,7 +39,7 @@ def relative_position_index(window: int) -> Tensor:
 
 
 class WindowMSA(nn.Module):
-    """Parameters of attention in a window, with a learned bias for each relative position.
+    """Attention in the windows of a map, with a learned bias for each relative position.
 
     Args:
         embed_dims: channels.
@@ -67,6 +69,7 @@ class WindowMSA(nn.Module):
                 f"{embed_dims}"
             )
         self.num_heads = num_heads
+        self.window_size = window_size
         self.scale = qk_scale or (embed_dims // num_heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(
             torch.empty((2 * window_size - 1) ** 2, num_heads)
@@ -84,27 +87,36 @@ class WindowMSA(nn.Module):
         table = self.relative_position_bias_table[index.flatten()]
         return table.view(*index.shape, self.num_heads).permute(2, 0, 1)
 
-    def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention before the output projection.
+    def forward(self, x: Tensor, shift: int, mask: Tensor | None) -> Tensor:
+        """Attend in every window of a map.
 
         Args:
-            windows: (B, windows, cells, 3 * C) queries, keys and values.
+            x: (B, H, W, C).
+            shift: cells the windows are moved down and right.
             mask: (windows, 1, cells, cells), added to the scores.
 
         Returns:
-            (B, windows, cells, C).
+            (B, H, W, C).
         """
-        batch, count, cells, _ = windows.shape
-        split = windows.view(batch * count, cells, 3, self.num_heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        scores = (query * self.scale) @ key.transpose(-2, -1)
-        bias = self.position_bias()
-        bias = bias[None] if mask is None else bias + mask
-        scores = scores.view(batch, count, self.num_heads, cells, cells)
-        scores += bias  # a product's gradient needs its factors, not itself
-        weights = self.attn_drop(scores.softmax(-1)).view(-1, self.num_heads, cells, cells)
-        out: Tensor = weights.to(value.dtype) @ value
-        return out.transpose(1, 2).reshape(batch, count, cells, -1)
+        shape, heads = (x.shape[0], x.shape[1], x.shape[2]), self.num_heads
+        size = self.window_size
+        # Before the windows are cut: cells that fill them up need no products, only the bias.
+        qkv = self.qkv(x).view(-1, x.shape[-1] // heads)
+        bias = qkv.new_zeros(3 * x.shape[-1]) if self.qkv.bias is None else self.qkv.bias
+        fill = bias.to(qkv.dtype).view(3 * heads, -1)
+        layout = window_layout(shape, 3, heads, size, shift, x.device)
+        rows = MapToWindows.apply(qkv, fill, layout)  # type: ignore[no-untyped-call]
+        query, key, value = rows.view(3, -1, size * size, qkv.shape[1])
+        nothing = query.new_empty(1, 1, 1)
+        scores = torch.baddbmm(nothing, query, key.transpose(1, 2), beta=0, alpha=self.scale)
+        scores = scores.view(shape[0], layout.windows, heads, size * size, size * size)
+        place = self.position_bias()
+        scores += place if mask is None else place + mask  # the product's gradient is without it
+        weights = self.attn_drop(scores.softmax(-1)).to(value.dtype).flatten(0, 2)
+        back = window_layout(shape, 1, heads, size, shift, x.device)
+        attended = WindowsToMap.apply(torch.bmm(weights, value).flatten(0, 1), back)  # type: ignore[no-untyped-call]
+        out: Tensor = self.proj_drop(self.proj(attended.view(x.shape)))
+        return out
 
 
 class ShiftWindowMSA(nn.Module):
@@ -149,31 +161,9 @@ class ShiftWindowMSA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to the same."""
-        batch, height, width, _ = x.shape
-        size, shift = self.window_size, self.shift_size
-        below, right = -height % size, -width % size
-        qkv = self._fill(self.w_msa.qkv(x), below, right)
+        rows, columns = (n + -n % self.window_size for n in x.shape[1:3])
+        shift, mask = self.shift_size, None
         if shift:
-            qkv = qkv.roll((-shift, -shift), (1, 2))
-        rows, columns = height + below, width + right
-        split = qkv.view(batch, rows // size, size, columns // size, size, -1)
-        windows = split.transpose(2, 3).reshape(batch, -1, size * size, qkv.shape[-1])
-        mask = _shift_mask(rows, columns, size, shift, x.device) if shift else None
-        out = self.w_msa(windows, mask)
-        out = out.view(batch, rows // size, columns // size, size, size, -1)
-        out = out.transpose(2, 3).reshape(batch, rows, columns, -1)
-        if shift:
-            out = out.roll((shift, shift), (1, 2))
-        projected = self.w_msa.proj(out[:, :height, :width])
-        dropped: Tensor = self.w_msa.proj_drop(projected)
-        return dropped
-
-    def _fill(self, qkv: Tensor, below: int, right: int) -> Tensor:
-        """Cells added below and right, with what a cell of zeros has: the bias."""
-        if not (below or right):
-            return qkv
-        batch, height, width, channels = qkv.shape
-        bias = self.w_msa.qkv.bias
-        cell = qkv.new_zeros(channels) if bias is None else bias.to(qkv.dtype)
-        qkv = torch.cat([qkv, cell.expand(batch, height, right, channels)], dim=2)
-        return torch.cat([qkv, cell.expand(batch, below, width + right, channels)], dim=1)
+            mask = _shift_mask(rows, columns, self.window_size, shift, x.device)
+        out: Tensor = self.w_msa(x, shift, mask)
+        return out
