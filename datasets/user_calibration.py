@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from anybev.datasets.infos import load_infos
+from anybev.datasets.infos import SweepInfo, load_infos
 
 #: Rotation of the user's lidar axes to the model's: x to the right, y forward, z up.
 AXES = {
@@ -78,6 +78,8 @@ class Calibration:
         token: the frame's name where the file has one.
         instances: annotated objects of an info file, as written there.
         categories: the info file's category names to ids.
+        timestamp_s: of the frame, as the sweeps count.
+        sweeps: earlier sweeps that an info file lists, nearest first; their paths are bare names.
     """
 
     source: str
@@ -87,6 +89,8 @@ class Calibration:
     token: str = ""
     instances: tuple[Mapping[str, Any], ...] = ()
     categories: Mapping[str, int] = field(default_factory=dict)
+    timestamp_s: float = 0.0
+    sweeps: tuple[SweepInfo, ...] = ()
 
 
 def load_calibration(
@@ -273,12 +277,12 @@ def _from_infos(path: Path, index: int | None, points_file: Path | None) -> Cali
     images = frame.get("images") if isinstance(frame, dict) else None
     if not isinstance(images, dict) or not all(isinstance(c, dict) for c in images.values()):
         raise ValueError(f"calib: {path}: frame {index} must have images, got none")
-    # Where pictures lie is found by name: the file's own path must not lead elsewhere.
+    sweeps = frame.get("lidar_sweeps") or ()
     cameras = [
         UserCamera(
             **{
                 **vars(_camera(path, name, {key: c[key] for key in _CAMERA_KEYS if key in c})),
-                "image": str(c.get("img_path", "")).replace("\\", "/").rsplit("/", 1)[-1],
+                "image": _bare(c.get("img_path")),
             }
         )
         for name, c in images.items()
@@ -290,7 +294,29 @@ def _from_infos(path: Path, index: int | None, points_file: Path | None) -> Cali
         token=str(frame.get("token", "")),
         instances=tuple(frame.get("instances") or ()),
         categories=infos["metainfo"]["categories"],
+        timestamp_s=_seconds(path, frame),
+        sweeps=tuple(_sweep(path, i, sweep) for i, sweep in enumerate(sweeps)),
     )
+
+
+def _seconds(path: Path, holder: Any) -> float:
+    value = holder.get("timestamp", 0.0) if isinstance(holder, dict) else None
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise ValueError(f"calib: {path}: timestamp must be a finite number, got {value!r:.60}")
+    return float(value)
+
+
+def _sweep(path: Path, number: int, sweep: Any) -> SweepInfo:
+    lidar = sweep.get("lidar_points") if isinstance(sweep, dict) else None
+    if not isinstance(lidar, dict):
+        raise ValueError(f"calib: {path}: lidar_sweeps[{number}] must have lidar_points, got none")
+    lidar2sensor = _rigid(path, f"lidar2sensor of sweep {number}", lidar.get("lidar2sensor"))
+    return SweepInfo(_bare(lidar.get("lidar_path")), _seconds(path, sweep), lidar2sensor)
+
+
+def _bare(stored: Any) -> str:
+    """A file's name alone, so that an info file cannot lead elsewhere."""
+    return str(stored or "").replace("\\", "/").rsplit("/", 1)[-1]
 
 
 def _matching(path: Path, frames: list[Any], points_file: Path | None) -> int:
@@ -299,8 +325,7 @@ def _matching(path: Path, frames: list[Any], points_file: Path | None) -> int:
     name = points_file.name if points_file else None
     for i, frame in enumerate(frames):
         lidar = frame.get("lidar_points") if isinstance(frame, dict) else None
-        stored = str(lidar.get("lidar_path", "")) if isinstance(lidar, dict) else ""
-        if name and stored.replace("\\", "/").rsplit("/", 1)[-1] == name:
+        if name and isinstance(lidar, dict) and _bare(lidar.get("lidar_path")) == name:
             return i
     raise ValueError(
         f"calib: {path} holds {len(frames)} frames, so index must say which, got none; try --index"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anybev.datasets.infos import CameraInfo, FrameInfo
+from anybev.datasets.infos import CameraInfo, FrameInfo, SweepInfo
 from anybev.datasets.point_files import Columns, read_columns
 from anybev.datasets.points import FAR_OUT_M
 from anybev.datasets.user_calibration import Calibration, UserCamera
@@ -171,6 +171,24 @@ def _candidates(camera: UserCamera, files: list[Path], folder: Path, stem: str) 
     return same or inside
 
 
+def find_sweeps(calibration: Calibration, *folders: Path) -> tuple[SweepInfo, ...]:
+    """The earlier sweeps that an info file lists, nearest first.
+
+    Raises:
+        FileNotFoundError: one is in none of the folders.
+    """
+    found = []
+    for sweep in calibration.sweeps:
+        paths = [folder / sweep.path for folder in folders if (folder / sweep.path).is_file()]
+        if not paths:
+            raise FileNotFoundError(
+                f"sweeps: {folders[0]} must hold the {len(calibration.sweeps)} sweeps that "
+                f"{calibration.source} lists, got no {sweep.path}"
+            )
+        found.append(replace(sweep, path=str(paths[0])))
+    return tuple(found)
+
+
 def read_image(path: Path, camera: UserCamera) -> np.ndarray:
     """Decode one picture and compare its size with the calibration.
 
@@ -206,7 +224,10 @@ def read_image(path: Path, camera: UserCamera) -> np.ndarray:
 
 
 def to_frame(
-    points_file: Path | None, calibration: Calibration, images: dict[str, Path]
+    points_file: Path | None,
+    calibration: Calibration,
+    images: dict[str, Path],
+    sweeps: tuple[SweepInfo, ...] = (),
 ) -> FrameInfo:
     """The frame as a pipeline takes it, in the model's lidar frame.
 
@@ -214,6 +235,7 @@ def to_frame(
         points_file: gives the frame its name.
         calibration: of the cameras in ``images``.
         images: what ``find_images`` returned, or nothing.
+        sweeps: what ``find_sweeps`` returned, or nothing.
     """
     model2lidar = np.linalg.inv(calibration.lidar2model)
     cameras = tuple(
@@ -223,9 +245,9 @@ def to_frame(
     )
     return FrameInfo(
         token=calibration.token or (points_file.stem if points_file else "frame"),
-        timestamp_s=0.0,
+        timestamp_s=calibration.timestamp_s,
         lidar_path=str(points_file or ""),
-        sweeps=(),
+        sweeps=sweeps,
         lidar2ego=np.eye(4),
         ego2global=np.eye(4),
         boxes_lidar=np.zeros((0, 9), np.float32),

@@ -17,54 +17,23 @@ from anybev import envs
 from anybev.datasets.infos import IGNORED
 from anybev.datasets.sample import Detections, Sample, collate
 from anybev.datasets.transforms.base import Compose, Transform
-from anybev.datasets.user_calibration import Calibration, load_calibration
-from anybev.datasets.user_frame import (
-    UserPoints,
-    boxes_to_user,
-    find_images,
-    load_points,
-    read_image,
-    seen_points,
-    to_frame,
-    to_model,
-)
+from anybev.datasets.user_calibration import Calibration
+from anybev.datasets.user_frame import UserPoints, boxes_to_user, to_frame
 from anybev.device import Backend, current_backend, get_backend
 from anybev.device.backend import ProbeState
 from anybev.engine import checkpoint as checkpoints
 from anybev.engine import config as configs
 from anybev.engine.builder import build_detector
+from anybev.engine.infer_frame import Request, UserFrame, read_frame, scene_cameras, step_kind
 from anybev.engine.registry import TRANSFORMS
 from anybev.files import whole_file
-from anybev.reporting.scene import Scene, SceneCamera
+from anybev.reporting.scene import Scene
 from anybev.reporting.status import write_json
 from anybev.reporting.tables import text_table
 
 FORMAT = "anybev-detections"
 FORMAT_VERSION = 1
 _TABLE_ROWS = 20
-_IMAGES = "LoadMultiViewImageFromFiles"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What ``anybev infer`` was asked for; see its help for each entry."""
-
-    config: Path
-    checkpoint: Path
-    calib: Path | None = None
-    points: Path | None = None
-    images: Path | None = None
-    out: Path = Path("infer_out")
-    score_thr: float = 0.3
-    device: str | None = None
-    amp: bool = False
-    load_dim: int | None = None
-    dims: tuple[str, ...] | None = None
-    intensity_scale: float | None = None
-    drop_nan: bool = False
-    index: int | None = None
-    options: tuple[str, ...] = ()
-    pictures: bool = True
 
 
 @dataclass(frozen=True)
@@ -84,16 +53,6 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """The user's frame, read and checked."""
-
-    points: UserPoints
-    calibration: Calibration
-    images: dict[str, Path]
-    pictures: dict[str, np.ndarray]
-
-
 def infer(request: Request) -> Result:
     """Find objects in one frame and write detections.json, bev.png and cameras.png.
 
@@ -108,7 +67,7 @@ def infer(request: Request) -> Result:
     classes = [str(name) for name in dataset["metainfo"]["classes"]]
     steps = [dict(step) for step in dataset["pipeline"]]
     backend = _backend(request.device)
-    frame, notes = _read(request, steps)
+    frame, notes = read_frame(request, steps)
     model = build_detector(config.model)
     checkpoints.load_into(model, request.checkpoint)
     model.to(backend.device()).eval()
@@ -155,83 +114,6 @@ def _backend(name: str | None) -> Backend:
     return backend
 
 
-def _kind(step: Mapping[str, Any]) -> str:
-    return str(step.get("type", "")).rpartition(".")[2]
-
-
-def _read(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[_Frame, list[str]]:
-    """Read what the pipeline needs, and pictures that are only drawn on."""
-    with_images = any(_kind(step).endswith(_IMAGES) for step in steps)
-    with_points = any(_kind(step).startswith("LoadPoints") for step in steps)
-    if with_points and request.points is None:
-        raise ValueError(f"infer: --points must be given: {request.config} uses lidar, got none")
-    if with_images and request.calib is None:
-        raise ValueError(f"infer: --calib must be given: {request.config} uses cameras, got none")
-    if request.images is not None and request.calib is None:
-        raise ValueError("infer: --calib must be given with --images, got none")
-    points, notes = UserPoints(np.zeros((0, 5), np.float32), True), []
-    if request.points is not None:
-        points = load_points(
-            request.points,
-            load_dim=request.load_dim,
-            dims=request.dims,
-            intensity_scale=request.intensity_scale,
-            drop_nan=request.drop_nan,
-        )
-        notes += points.notes
-    calibration = Calibration("no calibration", ())
-    if request.calib is not None:
-        calibration = load_calibration(
-            request.calib, index=request.index, points_file=request.points
-        )
-    names = ", ".join(camera.channel for camera in calibration.cameras)
-    if with_images and not names:
-        raise ValueError(f"infer: {request.calib} must have cameras, got none")
-    if with_images and request.images is None:
-        raise ValueError(
-            f"infer: --images must be given: {request.config} uses cameras, got no picture of "
-            f"{names}"
-        )
-    images: dict[str, Path] = {}
-    if request.images is not None:
-        stem = request.points.stem if request.points else ""
-        images = find_images(calibration, request.images, stem)
-        if not with_images:
-            notes.append(f"{request.config.name} uses lidar alone: pictures are only drawn on")
-    by_name = {camera.channel: camera for camera in calibration.cameras}
-    pictures = {name: read_image(path, by_name[name]) for name, path in images.items()}
-    points = to_model(points, calibration.lidar2model)
-    frame = _Frame(points, calibration, images, pictures)
-    return frame, notes + _check_projection(frame)
-
-
-def _check_projection(frame: _Frame) -> list[str]:
-    """Points must show in the pictures: a wrong frame or direction of a matrix leaves none."""
-    counts = {}
-    for camera in _cameras(frame):
-        height, width = camera.image.shape[:2]
-        counts[camera.channel] = seen_points(frame.points.points_m, camera.lidar2img, width, height)
-    if not len(frame.points.points_m) or not counts:
-        return []
-    if not any(counts.values()):
-        raise ValueError(
-            f"infer: points must project into a picture by {frame.calibration.source}, got none "
-            f"in {', '.join(counts)}; try the other axes (now {frame.calibration.axes}), or "
-            "cam2lidar in place of lidar2cam"
-        )
-    blind = [name for name, count in counts.items() if not count]
-    return [f"no point projects into {', '.join(blind)}: check its calibration"] if blind else []
-
-
-def _cameras(frame: _Frame) -> list[SceneCamera]:
-    model2lidar = np.linalg.inv(frame.calibration.lidar2model)
-    return [
-        SceneCamera(c.channel, frame.pictures[c.channel], c.cam2img @ c.lidar2cam @ model2lidar)
-        for c in frame.calibration.cameras
-        if c.channel in frame.pictures
-    ]
-
-
 def _given(points: UserPoints) -> Transform:
     """What stands in for reading a sweep's file."""
 
@@ -242,7 +124,7 @@ def _given(points: UserPoints) -> Transform:
     return fill
 
 
-def _sample(frame: _Frame, steps: Sequence[dict[str, Any]], points_file: Path | None) -> Sample:
+def _sample(frame: UserFrame, steps: Sequence[dict[str, Any]], points_file: Path | None) -> Sample:
     """The frame through the config's pipeline, reading of points replaced."""
     configs.registries()  # registers the transforms
     replaced: dict[str, Callable[[], Transform] | None] = {
@@ -253,12 +135,12 @@ def _sample(frame: _Frame, steps: Sequence[dict[str, Any]], points_file: Path | 
         replaced["LoadPointsFromMultiSweeps"] = None
     transforms: list[Transform] = []
     for step in steps:
-        stand_in = replaced.get(_kind(step))
+        stand_in = replaced.get(step_kind(step))
         if stand_in is not None:
             transforms.append(stand_in())
-        elif _kind(step) not in replaced:
+        elif step_kind(step) not in replaced:
             transforms.append(TRANSFORMS.build(dict(step)))
-    info = to_frame(points_file, frame.calibration, frame.images)
+    info = to_frame(points_file, frame.calibration, frame.images, frame.sweeps)
     sample = Compose(transforms)(Sample(info.token, 0, frame=info), np.random.default_rng(0))
     if sample is None:
         raise ValueError("infer: the pipeline must keep the frame, got it dropped by a transform")
@@ -282,13 +164,13 @@ def _predict(
     return Detections(boxes, scores, found.labels[order].cpu()), seconds
 
 
-def _scene(frame: _Frame, found: Detections, classes: Sequence[str]) -> Scene:
+def _scene(frame: UserFrame, found: Detections, classes: Sequence[str]) -> Scene:
     true_boxes, true_labels = _truth(frame.calibration, classes)
     return Scene(
         token=frame.calibration.token or "frame",
         points_lidar_m=frame.points.points_m,
         classes=classes,
-        cameras=_cameras(frame),
+        cameras=scene_cameras(frame),
         predicted_boxes_lidar=found.boxes_lidar.numpy(),
         predicted_scores=found.scores.numpy(),
         predicted_labels=found.labels.numpy(),
@@ -302,6 +184,8 @@ def _truth(calibration: Calibration, classes: Sequence[str]) -> tuple[np.ndarray
     names: dict[Any, str] = {number: name for name, number in calibration.categories.items()}
     boxes, labels = [], []
     for instance in calibration.instances:
+        if not isinstance(instance, dict):
+            continue
         box = np.asarray(instance.get("bbox_3d", ()), np.float64)
         if box.shape == (7,) and np.isfinite(box).all() and instance.get("bbox_3d_isvalid", True):
             box[2] -= box[5] / 2
@@ -313,7 +197,7 @@ def _truth(calibration: Calibration, classes: Sequence[str]) -> tuple[np.ndarray
 
 def _record(
     request: Request,
-    frame: _Frame,
+    frame: UserFrame,
     found: Detections,
     classes: Sequence[str],
     backend: Backend,

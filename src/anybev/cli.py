@@ -148,6 +148,7 @@ _FILE = click.Path(path_type=Path)
 @click.argument("checkpoint", type=_FILE)
 @click.option("--points", type=_FILE, help="Sweep: .bin, .npy, .pcd or .ply.")
 @click.option("--images", type=_FILE, help="Folder of one picture a camera.")
+@click.option("--sweeps", type=_FILE, help="Folder of the earlier sweeps an info .pkl lists.")
 @click.option("--calib", type=_FILE, help="JSON, YAML, v2 info .pkl or KITTI's .txt.")
 @click.option("--out", type=_FILE, default=Path("infer_out"), show_default=True)
 @click.option("--score-thr", type=float, default=0.3, show_default=True, help="Least score.")
@@ -170,8 +171,8 @@ _FILE = click.Path(path_type=Path)
 )
 def infer(dims: str | None, cfg_options: tuple[str, ...], **given: Any) -> None:
     """Find objects in your own frame: points, pictures, calibration."""
-    from anybev.engine.infer import Request
     from anybev.engine.infer import infer as run
+    from anybev.engine.infer_frame import Request
 
     names = tuple(name.strip() for name in dims.split(",")) if dims else None
     result = run(Request(dims=names, options=cfg_options, **given))

@@ -174,3 +174,19 @@ def test_an_info_frame_without_cameras_is_named(tmp_path) -> None:
     write_pickle(path, {"metainfo": metainfo, "data_list": [{"token": "t"}]})
     with pytest.raises(ValueError, match="frame 0 must have images, got none"):
         load_calibration(path)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ({"timestamp": "now"}, "timestamp must be a finite number, got 'now'"),
+        ({"lidar_sweeps": [3]}, r"lidar_sweeps\[0\] must have lidar_points, got none"),
+        ({"lidar_sweeps": [{"lidar_points": {}}]}, "lidar2sensor of sweep 0 must be 3 x 4 or"),
+    ],
+)
+def test_damaged_sweeps_of_an_info_file_are_named(tmp_path, frame, message: str) -> None:
+    metainfo = {"info_version": "1.1", "dataset": "nuscenes", "categories": {"car": 0}}
+    path = tmp_path / "infos.pkl"
+    write_pickle(path, {"metainfo": metainfo, "data_list": [{"images": {}, **frame}]})
+    with pytest.raises(ValueError, match=message):
+        load_calibration(path)

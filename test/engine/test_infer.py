@@ -17,7 +17,8 @@ from anybev.datasets.sample import collate
 from anybev.engine import checkpoint
 from anybev.engine import config as configs
 from anybev.engine.builder import build_detector
-from anybev.engine.infer import Request, _options, infer
+from anybev.engine.infer import _options, infer
+from anybev.engine.infer_frame import Request
 from anybev.engine.registry import DATASETS
 from anybev.testing.tiny_config import (
     CAMERA_CONFIG_FILE,
@@ -30,6 +31,7 @@ OPTIONS = {
     CONFIG_FILE: (*tiny_options(Path("none")),),
     CAMERA_CONFIG_FILE: (*tiny_camera_options(Path("none")),),
 }
+AGED = ("x", "y", "z", "intensity", "age")
 FORWARD = [[1.0, 0, 0, 0], [0, 0, -1.0, -0.3], [0, 1.0, 0, -0.7], [0, 0, 0, 1.0]]
 BACKWARD = [[-1.0, 0, 0, 0], [0, 0, -1.0, -0.3], [0, -1.0, 0, -0.7], [0, 0, 0, 1.0]]
 K = [[150.0, 0, 160.0], [0, 150.0, 90.0], [0, 0, 1.0]]
@@ -164,34 +166,44 @@ def test_ages_in_the_file_take_the_place_of_sweeps(lidar: Request) -> None:
     age = np.linspace(0, 0.5, len(points), dtype=np.float32)[:, None]
     np.save(lidar.points, np.concatenate([points, age], 1))
     ring = infer(replace(lidar, dims=("x", "y", "z", "intensity", "ring")))
-    aged = infer(replace(lidar, dims=("x", "y", "z", "intensity", "age")))
+    aged = infer(replace(lidar, dims=AGED))
     assert not np.array_equal(_boxes(ring.record), _boxes(aged.record))
 
 
+@pytest.mark.parametrize("number", [0, 4])
 def test_a_frame_of_a_data_set_gives_the_boxes_of_evaluation(
-    cameras: Request, synthetic_root: Path
+    cameras: Request, synthetic_root: Path, number: int
 ) -> None:
     options = (*tiny_camera_options(synthetic_root),)
     config = configs.load(cameras.config, _options(options))
     configs.registries()
     dataset = DATASETS.build(config.test_dataloader.dataset)
-    frame = dataset.frames[0]
-    assert not frame.sweeps  # of a scene's first frame; infer takes one sweep
+    frame = dataset.frames[number]
+    assert bool(frame.sweeps) == bool(number)  # the first frame of a scene has none
     model = build_detector(config.model)
     checkpoint.load_into(model, cameras.checkpoint)
     with torch.inference_mode():
-        expected = model.eval().predict(collate([dataset[0]]))[0]
-    result = infer(
-        replace(
-            cameras,
-            points=Path(frame.lidar_path),
-            images=synthetic_root / "samples",
-            calib=dataset.ann_file,
-            options=options,
-        )
+        expected = model.eval().predict(collate([dataset[number]]))[0]
+    request = replace(
+        cameras,
+        points=Path(frame.lidar_path),
+        images=synthetic_root / "samples",
+        calib=dataset.ann_file,
+        options=options,
     )
+    result = infer(replace(request, sweeps=synthetic_root / "sweeps/LIDAR_TOP" if number else None))
     scores = np.sort(expected.scores.numpy())[::-1]
     np.testing.assert_allclose([b["score"] for b in result.record["boxes"]], scores, atol=1e-5)
+    if number:
+        alone = infer(request)
+        assert any("earlier sweeps that were not read" in note for note in alone.notes)
+        assert not np.array_equal(_boxes(alone.record), _boxes(result.record))
+        with pytest.raises(
+            FileNotFoundError, match=r"must hold the 10 sweeps that .* lists, got no"
+        ):
+            infer(replace(request, sweeps=synthetic_root / "maps"))
+        with pytest.raises(ValueError, match="--sweeps must be left out when the points have ages"):
+            infer(replace(request, sweeps=synthetic_root, dims=AGED))
 
 
 def _damaged(**content: Any) -> Callable[[Request], Request]:
@@ -257,6 +269,7 @@ ZERO = np.zeros((4, 4)).tolist()
         (_asked(images=None), "--images must be given: .* got no picture of front, back"),
         (_asked(calib=None), "--calib must be given: .* uses cameras"),
         (_asked(points=None), "--points must be given: .* uses lidar"),
+        (_asked(sweeps=Path("x")), "--sweeps must come with --points and an info file"),
         (_asked(score_thr=1.5), r"score_thr must be in 0\.\.1, got 1\.5"),
         (_asked(device="cuda"), "device cuda must work here"),
         (_asked(options=("x",)), "--cfg-options must be KEY=VALUE, got 'x'"),
