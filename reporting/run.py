@@ -206,16 +206,29 @@ def _curves(folder: Path, notes: list[str]) -> dict[str, Any] | None:
 
 
 def _facts(starts: Sequence[Path], folder: Path | None, notes: list[str]) -> dict[str, Any]:
-    """Facts of the start that was evaluated, else of the newest that has some."""
-    own = [folder.parent] if folder else []
-    path = _newest(own, _FACTS) or _newest(starts, _FACTS)
-    if path is None:
+    """Facts of the start that was evaluated, else of the newest that has some.
+
+    A test after the training has times of its own: those of the training stay.
+    """
+    known = {}
+    for start in starts:
+        path = start / _FACTS
+        if path.is_file():
+            content = read_json(path)
+            if not isinstance(content, dict):
+                raise ValueError(
+                    f"report: {path} must hold an object, got {type(content).__name__}"
+                )
+            known[start] = content
+    if not known:
         notes.append(f"no {_FACTS}: versions, device and memory are not known")
         return {}
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"report: {path} must hold an object, got {type(content).__name__}")
-    return content
+    newest = next(reversed(known))
+    chosen = folder.parent if folder and folder.parent in known else newest
+    times: dict[str, Any] = {}
+    for content in known.values():
+        times |= content["times"] if isinstance(content.get("times"), dict) else {}
+    return known[chosen] | {"times": times}
 
 
 def _rows(path: Path, notes: list[str]) -> Iterator[Row]:

@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from anybev.datasets.infos import CATEGORIES, load_infos
+from anybev.datasets.predictions import save_predictions
+from anybev.datasets.sample import Detections
 from anybev.reporting.frame_scores import assess, average_precision, match
 from anybev.reporting.frames import Frames, FramesError, open_frames
 from anybev.reporting.pictures import write_pictures
@@ -142,6 +146,22 @@ def test_what_is_out_of_range_does_not_count(frames: Frames) -> None:
     assert [frame.ap for frame in result.frames] == [1.0, 0.0, None, None]
     assert result.frames[0].ghosts == 0
     assert {frame.token for frame in result.worst(9)} == {"frame0", "frame1"}
+
+
+def test_the_real_frame_is_found_with_its_six_cameras(test_data: Path, tmp_path: Path) -> None:
+    root = test_data / "data" / "nuscenes_frame"
+    ann_file = next(root.glob("*.pkl"))
+    source = {"data_root": str(root), "ann_file": str(ann_file), "classes": list(CATEGORIES)}
+    (tmp_path / "source.json").write_text(json.dumps(source))
+    token = load_infos(ann_file)["data_list"][0]["token"]
+    none = torch.zeros(0)
+    nothing = Detections(torch.zeros(0, 9), none, none.long())
+    save_predictions(tmp_path / "predictions.npz", {token: nothing})
+    scene, notes = open_frames(tmp_path).scene(token)
+    assert notes == []
+    assert [camera.image.shape for camera in scene.cameras] == [(900, 1600, 3)] * 6
+    assert len(scene.points_lidar_m) > 30_000
+    assert len(scene.true_boxes_lidar) > 60
 
 
 def test_pictures_are_spread_over_the_frames(run_folder: Path, tmp_path: Path) -> None:

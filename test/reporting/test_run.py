@@ -41,6 +41,17 @@ def test_the_newest_evaluation_counts(run_folder: Path, ann_file: Path) -> None:
     assert run.facts["commit"] == "new"
 
 
+def test_a_test_after_the_training_keeps_the_times_of_both(
+    run_folder: Path, ann_file: Path
+) -> None:
+    times = {"test": {"iteration_s": 0.2, "data_s": 0.05}}
+    write_run(run_folder, ann_file, start="20260102_000000", facts={"times": times, "seed": 7})
+    run = read_run(run_folder)
+    assert run.facts["seed"] == 7
+    assert run.facts["times"]["train"]["iteration_s"] == 0.4
+    assert run.facts["times"]["test"]["data_s"] == 0.05
+
+
 @pytest.mark.parametrize(
     ("starts", "wanted"),
     [
