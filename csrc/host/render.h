@@ -26,8 +26,8 @@ struct Paint {
 
 struct Light {
   double ambient, sun, sun_x, sun_y, sun_z;
-  double tint[3], horizon[3], zenith[3];
-  double fog_m, noise, curvature, focal_px, camera_height_m;
+  double horizon[3], zenith[3];
+  double fog_m, noise, curvature, focal_px;
 };
 
 struct Rays {

@@ -86,7 +86,7 @@ class Photographer:
         solids = Solids(self._parts, self._colors, self._owners, poses, position)
         lighting = self._world.lighting
         drawing = draw_list(solids, lighting, self._road, position, rotation, rays, (height, width))
-        light = light_values(lighting, self._road.curvature, camera.focal_px, position[2])
+        light = light_values(lighting, self._road.curvature, camera.focal_px)
         raster = render(drawing, rays, light, height, width, seed)
         return Picture(raster.image_rgb, raster, drawing.owners)
 

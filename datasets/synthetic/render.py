@@ -97,7 +97,7 @@ def render(
     Args:
         drawing: what is seen.
         rays: (3, 3) float64: direction at (u, v) = (0, 0) and its change with u and v.
-        light: (19,) float64, see ``shading.light_values``.
+        light: (15,) float64, see ``shading.light_values``.
         height: rows of the picture.
         width: columns.
         seed: of the sensor's noise.

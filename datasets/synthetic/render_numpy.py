@@ -31,7 +31,7 @@ def render_numpy(
         _cone(drawing, i, rays, inverse_depth, surface)
     color = _shade(drawing, rays, light, texture, inverse_depth, surface)
     offsets = noise_at[:, None, :] + np.arange(width)[None, :, None]
-    color = color + F32(light[15]) * noise[offsets] + F32(0.5)
+    color = color + F32(light[12]) * noise[offsets] + F32(0.5)
     image = np.clip(color, F32(0), F32(255)).astype(np.uint8)
     return Raster(image, inverse_depth, surface)
 
@@ -95,7 +95,7 @@ def _shade(
 ) -> np.ndarray:
     """Colours (H, W, 3) float32 before the sensor's noise."""
     height, width = surface.shape
-    horizon, zenith = light[8:11].astype(F32), light[11:14].astype(F32)
+    horizon, zenith = light[5:8].astype(F32), light[8:11].astype(F32)
     v, u = np.mgrid[:height, :width].astype(F32) + F32(0.5)
     low, step = rays[0] + rays[2] * v[:, :1, None].astype(np.float64), rays[1].astype(F32)
     direction = low.astype(F32) + step * u[..., None]
@@ -117,7 +117,7 @@ def _shade(
         texture,
     )
     depth = F32(1) / inverse_depth[solid]
-    share = (depth / (depth + F32(light[14])))[:, None]
+    share = (depth / (depth + F32(light[11])))[:, None]
     color[solid] = color[solid] + share * (horizon - color[solid])
     return np.asarray(color)
 
@@ -188,7 +188,7 @@ def _fraction(x: np.ndarray) -> np.ndarray:
 
 def _ground(x: np.ndarray, y: np.ndarray, depth: np.ndarray, light: np.ndarray) -> np.ndarray:
     """Albedo (P, 3) of the ground at positions in the road's frame."""
-    curvature, focal_px = light[16:18].astype(F32)
+    curvature, focal_px = light[13:15].astype(F32)
     travelled, aside = x, y
     if curvature != 0:
         radius, sign = F32(1) / curvature, F32(np.sign(curvature))

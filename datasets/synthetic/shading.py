@@ -51,23 +51,29 @@ def brightness(lighting: Lighting, normals: np.ndarray) -> np.ndarray:
     return np.asarray(np.sqrt(lighting.ambient + lighting.sun * np.maximum(cosine, 0.0)))
 
 
-def light_values(
-    lighting: Lighting, curvature: float, focal_px: float, camera_height_m: float
-) -> np.ndarray:
-    """What the renderer needs of the light (20,) float64, in the order of ``Light`` in render.h."""
+def light_values(lighting: Lighting, curvature: float, focal_px: float) -> np.ndarray:
+    """What the renderer needs beside the surfaces, as ``Light`` of render.h has it.
+
+    Args:
+        lighting: of the scene.
+        curvature: of the road, 1/m.
+        focal_px: of the camera.
+
+    Returns:
+        (15,) float64: ambient, sun, direction to the sun, sky at the horizon and overhead (0..255),
+        depth at which the air hides half, strength of the noise, curvature, focal length.
+    """
     air = _AIR[lighting.name]
     return np.array(
         [
             lighting.ambient,
             lighting.sun,
             *sun_direction(lighting),
-            *lighting.tint_rgb,
             *air.horizon,
             *air.zenith,
             air.fog_m,
             air.noise,
             curvature,
             focal_px,
-            camera_height_m,
         ]
     )
