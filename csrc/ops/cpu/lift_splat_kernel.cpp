@@ -200,7 +200,7 @@ Tensor backward(const LiftKernels<Number>& kernels, const Input& input, const Te
 // Logits in the dtype that is computed in, and in strides that an output can share.
 Tensor computable(const Tensor& logits) {
   const Tensor wide = logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat);
-  return wide.is_non_overlapping_and_dense() ? wide : wide.contiguous();
+  return wide.is_non_overlapping_and_dense() ? wide : at::empty_like(wide).copy_(wide);
 }
 
 Tensor lift_splat(const Tensor& logits, const Tensor& rays_m, const Tensor& origins_m,

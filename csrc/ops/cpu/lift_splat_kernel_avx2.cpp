@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "ops/cpu/lift_splat_kernel_passes.h"
+#include "ops/cpu/lift_splat_kernel_table.h"
 
 namespace anybev::lift_splat {
 namespace {

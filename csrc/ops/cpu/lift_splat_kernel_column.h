@@ -1,12 +1,4 @@
 // One image column of lift and splat: its logits as rows of channels, its weights, its cells.
-// Written once over a vector type that lives in an unnamed namespace of its file, so no instance is
-// shared between files that are compiled for different sets.
-//
-// A vector type V has: Number, Vector; kLanes; kVectors and kGradVectors (vectors of a channel
-// block in the two directions); kTile; load, store, load_partial, store_partial (the first `count`
-// lanes, zeros elsewhere), spread, multiply_add, max, exp (of what is not above 0), max_lane,
-// sum_lanes, sum_each (lane i: the sum over the lanes of vector i), transpose (kTile x kTile) and
-// changes (bit i: cells[i] != cells[i + 1], of 16).
 #pragma once
 
 #include <cstddef>
@@ -15,8 +7,7 @@
 #include <limits>
 
 #include "ops/cpu/lift_splat_kernel.h"
-
-#define ANYBEV_INLINE inline __attribute__((always_inline))
+#include "ops/cpu/lift_splat_kernel_lanes.h"
 
 namespace anybev::lift_splat {
 
@@ -26,7 +17,6 @@ constexpr int64_t kBlockColumns = 16;
 constexpr int64_t kBlockBytes = 512 * 1024;
 
 ANYBEV_INLINE constexpr int64_t padded(int64_t value) { return (value + kPad - 1) / kPad * kPad; }
-ANYBEV_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Rows of a column, one under the other, that fall into one cell at one depth.
 struct Run {
@@ -83,25 +73,6 @@ struct Scratch {
   uintptr_t next_;
 };
 
-// to[j][i] = from[i][j] for rows x columns numbers.
-template <class V>
-void transpose(const typename V::Number* from, int64_t from_stride, int64_t rows, int64_t columns,
-               typename V::Number* to, int64_t to_stride) {
-  for (int64_t i = 0; i < rows; i += V::kTile) {
-    const int64_t i_end = smaller(i + V::kTile, rows);
-    for (int64_t j = 0; j < columns; j += V::kTile) {
-      const int64_t j_end = smaller(j + V::kTile, columns);
-      if (i_end - i == V::kTile && j_end - j == V::kTile) {
-        V::transpose(from + i * from_stride + j, from_stride, to + j * to_stride + i, to_stride);
-        continue;
-      }
-      for (int64_t r = i; r < i_end; ++r) {
-        for (int64_t c = j; c < j_end; ++c) to[c * to_stride + r] = from[r * from_stride + c];
-      }
-    }
-  }
-}
-
 // A block of columns whose logits (or gradients) can be reached as rows of contiguous channels: in
 // place for channels-last pictures, else as a transposed copy in scratch.
 template <class V>
@@ -153,41 +124,6 @@ struct Block {
     }
   }
 };
-
-// exp(x) for x <= 0 to about 2 ulp, NaN kept, 0 below -87. V also has round (to nearest), scale
-// (times 2^n) and zero_below(x, limit, v): v, or 0 where x < limit.
-template <class V>
-ANYBEV_INLINE typename V::Vector exp_polynomial(typename V::Vector x) {
-  constexpr float kLog2e = 1.442695041f, kLn2 = 0.693147182f, kLn2Rest = -1.904654299e-9f;
-  const auto n = V::round(x * V::spread(kLog2e));
-  auto r = V::multiply_add(n, V::spread(-kLn2), x);
-  r = V::multiply_add(n, V::spread(-kLn2Rest), r);
-  // Taylor: |r| <= ln 2 / 2, so the first term left out is below 2^-27.
-  constexpr float kTerms[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-  auto power = V::spread(1.0f / 5040);
-#pragma GCC unroll 8
-  for (const float term : kTerms) power = V::multiply_add(power, r, V::spread(term));
-  return V::zero_below(x, -87.0f, V::scale(power, n));
-}
-
-template <class V>
-void softmax(typename V::Number* values, int64_t count) {
-  auto largest = V::load(values);
-  for (int64_t i = V::kLanes; i < count; i += V::kLanes) {
-    largest = V::max(V::load(values + i), largest);
-  }
-  const auto shift = V::spread(V::max_lane(largest));
-  auto total = V::spread(0);
-  for (int64_t i = 0; i < count; i += V::kLanes) {
-    const auto power = V::exp(V::load(values + i) - shift);
-    V::store(values + i, power);
-    total = total + power;
-  }
-  const auto scale = V::spread(1 / V::sum_lanes(total));
-  for (int64_t i = 0; i < count; i += V::kLanes) {
-    V::store(values + i, V::load(values + i) * scale);
-  }
-}
 
 // Rows of D + C logits, `stride` apart, into softmaxed weights and padded context.
 template <class V>

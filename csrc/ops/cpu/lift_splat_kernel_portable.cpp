@@ -2,7 +2,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "ops/cpu/lift_splat_kernel_passes.h"
+#include "ops/cpu/lift_splat_kernel_table.h"
 
 namespace anybev::lift_splat {
 namespace {
