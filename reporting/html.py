@@ -143,6 +143,7 @@ img { max-width: 100%; height: auto; display: block; border-radius: 4px; }
 @media (min-width: 62rem) {
   .frame.cams { grid-template-columns: minmax(0, 2fr) minmax(0, 5fr); align-items: start; } }
 .zoom { display: block; cursor: zoom-in; overflow: auto; }
+.zoom:has(input:checked) { grid-column: 1 / -1; }
 .zoom input:checked + img { max-width: none; cursor: zoom-out; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--soft); }
 pre { overflow: auto; background: var(--band); padding: .8rem; font-size: .78rem;

@@ -168,7 +168,7 @@ def _confusion(frames: Frames, assessment: Assessment) -> Html:
 def frame(why: str, score: FrameScore, images: Sequence[Html], notes: Sequence[str]) -> Html:
     """One frame: why it is shown, how it went, its pictures."""
     ap = "no objects" if score.ap is None else f"AP at 2 m {score.ap:.3f}"
-    counts = f"{score.found} found, {score.missed} missed, {score.ghosts} boxes without an object"
+    counts = f"found {score.found}, missed {score.missed}, boxes without an object {score.ghosts}"
     return tag(
         "article",
         tag("h3", f"{why}: {score.token}"),
