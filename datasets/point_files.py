@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -163,7 +164,7 @@ def _read_npy(path: Path) -> np.ndarray:
     try:
         # mmap: the header is checked against the file's size before memory is taken.
         rows = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, TokenError) as error:
         raise ValueError(f"points: {path} must be a whole .npy file, got: {error}") from error
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or not 3 <= rows.shape[1] <= _MAX_COLUMNS:
         raise ValueError(

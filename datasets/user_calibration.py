@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from anybev.datasets.infos import SweepInfo, load_infos
+from anybev.datasets.validate.frames import HUGE, as_float
 
 #: Rotation of the user's lidar axes to the model's: x to the right, y forward, z up.
 AXES = {
@@ -171,7 +172,7 @@ def _orientation(path: Path, content: Mapping[str, Any]) -> tuple[np.ndarray, st
             raise ValueError(f"calib: {path} must have axes or lidar2model, got both")
         return _rigid(path, "lidar2model", content["lidar2model"]), "custom"
     axes = content.get("axes", "rfu")
-    if axes not in AXES:
+    if not isinstance(axes, str) or axes not in AXES:
         raise ValueError(f"calib: {path}: axes must be one of {', '.join(AXES)}, got {axes!r}")
     return AXES[axes].copy(), axes
 
@@ -240,9 +241,9 @@ def _matrix(path: Path, what: str, value: Any, shapes: tuple[tuple[int, int], ..
     """``value`` as (4, 4) float64, filled up from the identity."""
     try:
         given = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         given = np.empty(0)
-    if given.shape not in shapes or not np.isfinite(given).all():
+    if given.shape not in shapes or not (np.abs(given) <= HUGE).all():
         wanted = " or ".join(f"{rows} x {columns}" for rows, columns in shapes)
         raise ValueError(
             f"calib: {path}: {what} must be {wanted} finite numbers, got {value!r:.80}"
@@ -301,9 +302,10 @@ def _from_infos(path: Path, index: int | None, points_file: Path | None) -> Cali
 
 def _seconds(path: Path, holder: Any) -> float:
     value = holder.get("timestamp", 0.0) if isinstance(holder, dict) else None
-    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+    number = as_float(value)
+    if not abs(number) <= HUGE:
         raise ValueError(f"calib: {path}: timestamp must be a finite number, got {value!r:.60}")
-    return float(value)
+    return number
 
 
 def _sweep(path: Path, number: int, sweep: Any) -> SweepInfo:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,9 @@ import numpy as np
 
 from anybev.datasets.infos import IGNORED
 from anybev.datasets.validate.findings import Log
+
+#: No pose, intrinsic or time stamp comes near; larger ones overflow in products.
+HUGE = 1e15
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def read_frame(
                     _value(_value(sweep, "lidar_points", dict), "lidar_path", str),
                     _number(sweep, "timestamp"),
                 )
-                for sweep in raw.get("lidar_sweeps") or ()
+                for sweep in _list(raw, "lidar_sweeps")
             ),
             cameras=tuple(_cameras(raw, where, log)),
             boxes=boxes,
@@ -160,11 +162,8 @@ def _cameras(raw: Mapping[str, Any], where: str, log: Log) -> list[Camera]:
 
 
 def _instances(raw: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    instances = raw.get("instances") if isinstance(raw, dict) else _get(raw, "instances")
-    if not isinstance(instances, list | tuple | None):
-        raise _MalformedError(f"instances must be a list, got {type(instances).__name__}")
     boxes, labels, velocities, counts = [], [], [], []
-    for i, instance in enumerate(instances or ()):
+    for i, instance in enumerate(_list(raw, "instances")):
         try:
             boxes.append(_row(instance, "bbox_3d", 7))
             labels.append(int(_number(instance, "bbox_label_3d")))
@@ -178,6 +177,14 @@ def _instances(raw: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
         np.array(velocities, np.float64).reshape(-1, 2),
         np.array(counts, np.int64),
     )
+
+
+def _list(raw: Any, key: str) -> Any:
+    """A list that files leave out, or hold None for, where it would be empty."""
+    value = raw.get(key) if isinstance(raw, dict) else _get(raw, key)
+    if not isinstance(value, list | tuple | None):
+        raise _MalformedError(f"{key} must be a list, got {type(value).__name__}")
+    return value or ()
 
 
 def _get(holder: Any, key: str) -> Any:
@@ -195,16 +202,26 @@ def _value(holder: Any, key: str, kind: type) -> Any:
 
 def _number(holder: Any, key: str) -> float:
     value = _get(holder, key)
-    if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+    number = as_float(value)
+    if not abs(number) <= HUGE:
         raise _MalformedError(f"{key} must be a finite number, got {value!r:.60}")
-    return float(value)
+    return number
 
 
 def _array(holder: Any, key: str) -> np.ndarray:
+    value = _get(holder, key)
     try:
-        return np.asarray(_get(holder, key), np.float64)
-    except (TypeError, ValueError):
-        raise _MalformedError(f"{key} must be numbers, got {holder[key]!r:.60}") from None
+        return np.asarray(value, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise _MalformedError(f"{key} must be numbers, got {value!r:.60}") from None
+
+
+def as_float(value: Any) -> float:
+    """A number of Python's or numpy's; NaN for anything else, and for an int beyond floats."""
+    try:
+        return float(value) if isinstance(value, int | float | np.number) else float("nan")
+    except (OverflowError, TypeError):
+        return float("nan")
 
 
 def _row(holder: Any, key: str, length: int) -> np.ndarray:
@@ -216,9 +233,9 @@ def _row(holder: Any, key: str, length: int) -> np.ndarray:
 
 def _matrix(holder: Any, key: str, *shapes: tuple[int, int]) -> np.ndarray:
     value = _array(holder, key)
-    if value.shape not in shapes or not np.isfinite(value).all():
+    if value.shape not in shapes or not (np.abs(value) <= HUGE).all():
         wanted = " or ".join(f"{a} x {b}" for a, b in shapes)
-        raise _MalformedError(f"{key} must be {wanted} finite numbers, got shape {value.shape}")
+        raise _MalformedError(f"{key} must be {wanted} finite numbers, got {value.tolist()!r:.60}")
     return value
 
 

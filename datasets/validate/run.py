@@ -222,7 +222,7 @@ def _read_infos(path: Path, data: _Data, log: Log, progress: Progress) -> None:
             if frame is not None:
                 frames.append(frame)
                 check_frame(frame, log)
-                _compare(frame, raw, data, log)
+                _compare(frame, data, log)
             update(i + 1, len(raws))
     _check_order(path.name, frames, log)
     check_velocities(path.name, frames, log)
@@ -235,7 +235,7 @@ def _categories(path: Path, found: Mapping[Any, Any]) -> Mapping[str, int]:
     return found
 
 
-def _compare(frame: Frame, raw: Record, data: _Data, log: Log) -> None:
+def _compare(frame: Frame, data: _Data, log: Log) -> None:
     if not data.from_tables:
         return
     log.look("infos.tables")
@@ -243,7 +243,7 @@ def _compare(frame: Frame, raw: Record, data: _Data, log: Log) -> None:
     what = (
         "its token is in no scene of the tables that is on disk"
         if theirs is None
-        else table_checks.difference(raw, theirs)
+        else table_checks.difference(frame, theirs)
     )
     if what:
         log.find("infos.tables", frame.where, what)

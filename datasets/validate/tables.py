@@ -13,6 +13,7 @@ import numpy as np
 from anybev.datasets.nuscenes_infos import CAMERAS
 from anybev.datasets.nuscenes_tables import TABLES, NuScenesTables, Record, read_table
 from anybev.datasets.validate.findings import Log
+from anybev.datasets.validate.frames import Frame
 
 Rows = dict[str, list[Record]]
 
@@ -152,7 +153,8 @@ def _is_kind(value: Any, kind: str) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # 1e18: times are microseconds; an int may be too large for a float.
+    return type(value) in (int, float) and abs(value) <= 1e18
 
 
 def _rotated(row: Record, table: str, where: str, log: Log) -> bool:
@@ -299,35 +301,32 @@ def image_sizes(tables: NuScenesTables, sample: Record) -> dict[str, tuple[int, 
     }
 
 
-def difference(ours: Record, theirs: Record) -> str:
+def difference(ours: Frame, theirs: Record) -> str:
     """What an info file's frame says otherwise than the tables, or ""."""
-    if abs(ours["timestamp"] - theirs["timestamp"]) > 1e-3:
-        return f"timestamp {ours['timestamp']} against {theirs['timestamp']} in the tables"
+    if abs(ours.timestamp_s - theirs["timestamp"]) > 1e-3:
+        return f"timestamp {ours.timestamp_s} against {theirs['timestamp']} in the tables"
+    if _name(ours.lidar_path) != _name(theirs["lidar_points"]["lidar_path"]):
+        return f"lidar_path {ours.lidar_path} is not the tables'"
     pairs = [
-        ("lidar2ego", ours["lidar_points"]["lidar2ego"], theirs["lidar_points"]["lidar2ego"]),
-        ("ego2global", ours["ego2global"], theirs["ego2global"]),
+        ("lidar2ego", ours.lidar2ego, theirs["lidar_points"]["lidar2ego"]),
+        ("ego2global", ours.ego2global, theirs["ego2global"]),
     ]
-    if _name(ours["lidar_points"]["lidar_path"]) != _name(theirs["lidar_points"]["lidar_path"]):
-        return f"lidar_path {ours['lidar_points']['lidar_path']} is not the tables'"
-    for channel, camera in (ours.get("images") or {}).items():
-        other = theirs["images"].get(channel)
+    for camera in ours.cameras:
+        other = theirs["images"].get(camera.channel)
         if other is None:
-            return f"camera {channel} is not in the tables"
-        if _name(camera["img_path"]) != _name(other["img_path"]):
-            return f"img_path of {channel} is not the tables'"
-        pairs += [
-            (f"{key} of {channel}", camera[key], other[key]) for key in ("cam2img", "lidar2cam")
-        ]
-    boxes = [[i["bbox_3d"] for i in frame.get("instances") or ()] for frame in (ours, theirs)]
-    if len(boxes[0]) != len(boxes[1]):
-        return f"{len(boxes[0])} boxes against {len(boxes[1])} in the tables"
-    if boxes[0]:
-        mine, other = (np.asarray(b, np.float64)[:, :6] for b in boxes)
-        pairs.append(("a box", mine, other))
-    for what, mine, other in pairs:
-        mine, other = np.asarray(mine, np.float64), np.asarray(other, np.float64)
+            return f"camera {camera.channel} is not in the tables"
+        if _name(camera.path) != _name(other["img_path"]):
+            return f"img_path of {camera.channel} is not the tables'"
+        pairs.append((f"cam2img of {camera.channel}", camera.cam2img, other["cam2img"]))
+        pairs.append((f"lidar2cam of {camera.channel}", camera.lidar2cam, other["lidar2cam"]))
+    boxes = [instance["bbox_3d"][:6] for instance in theirs["instances"]]
+    if len(ours.boxes) != len(boxes):
+        return f"{len(ours.boxes)} boxes against {len(boxes)} in the tables"
+    if boxes:
+        pairs.append(("a box", ours.boxes[:, :6], boxes))
+    for what, mine, said in pairs:
         # Some writers store poses in single precision, metres from the map's origin.
-        if mine.shape != other.shape or not np.allclose(mine, other, rtol=1e-5, atol=5e-3):
+        if not np.allclose(mine, np.asarray(said, np.float64), rtol=1e-5, atol=5e-3):
             return f"{what} is not the tables'"
     return ""
 

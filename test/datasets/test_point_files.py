@@ -146,6 +146,7 @@ def test_names_of_columns(tmp_path) -> None:
         ("a.bin", b"1234567", "must say how long its rows are, got no --load-dim and neither"),
         ("a.bin", np.ones(40, "<f4").tobytes(), "and either would do"),
         ("a.npy", b"\x93NUMPY\x01\x00", "must be a whole .npy file"),
+        ("a.npy", b"\x93NUMPY\x01\x00\x12\x00{'descr': '<f4', (\n", "must be a whole .npy file"),
         ("a.pcd", b"VERSION 0.7\n", "must start with a header that ends in 'DATA'"),
         ("a.pcd", _pcd("zip", b""), "DATA must be ascii, binary or binary_compressed, got 'zip'"),
         ("a.pcd", b"FIELDS x y\nDATA ascii\n", "must have a whole PCD header"),

@@ -114,6 +114,7 @@ def test_the_frame_of_an_info_file_is_found_by_its_sweep(tmp_path) -> None:
         ({}, "cameras must map names to cameras, got NoneType; try anybev infer --calib-example"),
         ({"cameras": {}, "axis": "flu"}, "keys of top must be among axes, .* got axis"),
         ({"cameras": {}, "axes": "xyz"}, "axes must be one of rfu, flu, got 'xyz'"),
+        ({"cameras": {}, "axes": ["flu"]}, "axes must be one of rfu, flu, got"),
         ({"cameras": {}, "axes": "flu", "lidar2model": POSE}, "axes or lidar2model, got both"),
         ({"cameras": {"a": 3}}, "camera a must be a mapping, got int"),
         ({"cameras": {"a": {"k": K}}}, "keys of camera a must be among image, .* got k"),
@@ -129,6 +130,7 @@ def test_a_wrong_file_is_named(tmp_path, content: Any, message: str) -> None:
     ("camera", "message"),
     [
         ({"cam2img": [[1, 2], [3, 4]]}, "cam2img of front must be 3 x 3 or 3 x 4 or 4 x 4 finite"),
+        ({"cam2img": [[10**400, 0, 0], *K[1:]]}, "cam2img of front must be 3 x 3"),
         ({"cam2img": "K"}, "cam2img of front must be 3 x 3"),
         ({"cam2img": np.zeros((3, 3)).tolist()}, "positive focal lengths and an inverse"),
         ({"cam2img": [K[0], K[0], K[2]]}, r"cam2img of front must have positive focal lengths"),

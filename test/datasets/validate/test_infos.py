@@ -104,6 +104,10 @@ def _sweeps_turned(frames: list[Frame]) -> None:
         (lambda frames: frames[2].update(lidar_points=3), {"infos.form": 1}),
         (lambda frames: frames.append(None), {"infos.form": 1}),
         (lambda frames: frames[2].update(instances=7), {"infos.form": 1}),
+        (lambda frames: frames[2].update(lidar_sweeps=7), {"infos.form": 1}),
+        (lambda frames: frames[2].update(timestamp=10**400), {"infos.form": 1}),
+        (lambda frames: frames[2]["instances"].append([1]), {"infos.form": 1}),
+        (_camera("lidar2cam", [[1e300] * 4] * 4), {"infos.form": 1}),
         (lambda frames: frames[2].update(images=[1]), {"infos.form": 1}),
         (lambda frames: frames.append(frames[0]), {"infos.tokens": 1}),
         (
