@@ -97,6 +97,12 @@ std::tuple<Tensor, Tensor, Tensor> render(const Tensor& planes, const Tensor& bo
                                           const Tensor& rays, const Tensor& light,
                                           const Tensor& texture, const Tensor& noise,
                                           const Tensor& noise_at, int64_t height, int64_t width) {
+  // Python and kernels of two versions would read each other's rows wrongly.
+  TORCH_CHECK_VALUE(light.numel() * sizeof(double) == sizeof(Light) &&
+                        paints.size(1) * sizeof(float) == sizeof(Paint),
+                    "render: light and paints must have ", sizeof(Light) / sizeof(double), " and ",
+                    sizeof(Paint) / sizeof(float), " columns, got ", light.numel(), " and ",
+                    paints.size(1), "; run install.sh again");
   Tensor image = at::empty({height, width, 3}, at::kByte);
   Tensor inverse_depth = at::full({height, width}, 0.0, at::kFloat);
   Tensor surface = at::full({height, width}, -1, at::kInt);

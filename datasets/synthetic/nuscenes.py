@@ -65,7 +65,7 @@ def write_nuscenes(
     The scenes carry official names, so ``nuscenes.utils.splits`` sorts them into train and val.
     A scene depends on the seed and its own number alone: more scenes or more workers leave the
     others as they are. The same arguments on a finished folder do nothing; on an unfinished one
-    they finish it. One scene takes about 105 MB and its 120 pictures 30 MB more (at full size).
+    they finish it. One scene takes about 105 MB and its 120 pictures 24 MB more (at full size).
 
     Args:
         out: folder of the data set; created, or empty, or one that this function wrote.

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from anybev.datasets.synthetic import camera as camera_module
 from anybev.datasets.synthetic import lidar, rig
 from anybev.datasets.synthetic.camera import SKY, Photographer, camera_pose, pixel_rays
 from anybev.datasets.synthetic.layout import build_world
@@ -289,3 +290,11 @@ def test_an_empty_world_is_ground_and_sky() -> None:
     picture = Photographer(world_of(), 0.1).shoot(rig.CAMERAS[0], 0.0)
     assert set(np.unique(picture.owner)) == {GROUND, SKY}
     assert np.isinf(picture.depth_m[0]).all()
+
+
+def test_kernels_of_another_version_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if _native.load() is not None:
+        pytest.skip("no compiled kernels")
+    monkeypatch.setattr(camera_module, "light_values", lambda *_: np.zeros(16))
+    with pytest.raises(ValueError, match="light and paints must have 15 and 14 columns, got 16"):
+        Photographer(world_of(), 0.1).shoot(rig.CAMERAS[0], 0.0)
