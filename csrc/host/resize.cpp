@@ -200,15 +200,23 @@ void turn(const at::Tensor& image, at::Tensor out, at::ArrayRef<double> matrix) 
   uint8_t* target = out.mutable_data_ptr<uint8_t>();
   const int64_t x_step = fixed(a), y_step = fixed(d);
   int64_t x_row = fixed(c + a * 0.5 + b * 0.5), y_row = fixed(f + d * 0.5 + e * 0.5);
+  std::memset(target, 0, out.numel());
   for (int64_t row = 0; row < out.size(0); ++row, x_row += fixed(b), y_row += fixed(e)) {
-    int64_t x = x_row, y = y_row;
-    for (int64_t i = 0; i < out.size(1); ++i, target += kChannels, x += x_step, y += y_step) {
-      const int64_t column = x >> 16, line = y >> 16;
-      const bool inside = column >= 0 && column < width && line >= 0 && line < height;
-      const uint8_t* pixel = in + (line * width + column) * kChannels;
-      target[0] = inside ? pixel[0] : 0;
-      target[1] = inside ? pixel[1] : 0;
-      target[2] = inside ? pixel[2] : 0;
+    const auto inside = [&](int64_t i) {
+      const int64_t x = (x_row + i * x_step) >> 16, y = (y_row + i * y_step) >> 16;
+      return x >= 0 && x < width && y >= 0 && y < height;
+    };
+    // A straight line enters the picture once and leaves it once.
+    int64_t first = 0, last = out.size(1);
+    while (first < last && !inside(first)) ++first;
+    while (last > first && !inside(last - 1)) --last;
+    uint8_t* pixel = target + (row * out.size(1) + first) * kChannels;
+    int64_t x = x_row + first * x_step, y = y_row + first * y_step;
+    for (int64_t i = first; i < last; ++i, pixel += kChannels, x += x_step, y += y_step) {
+      const uint8_t* from = in + ((y >> 16) * width + (x >> 16)) * kChannels;
+      pixel[0] = from[0];
+      pixel[1] = from[1];
+      pixel[2] = from[2];
     }
   }
 }
