@@ -43,6 +43,7 @@ model = dict(
         zbound=[-10.0, 10.0, 20.0],
         dbound=[1.0, 60.0, 1.0],
         downsample=2,
+        lidar_depth_gain=3.0,
     ),
     fusion_layer=dict(
         type="ConvFuser",
