@@ -131,7 +131,7 @@ def rows(ctx: Context) -> Iterator[Row]:
     shape: dict[str, int | list[int]]
     shape = {"logits": list(logits.shape), "depths": len(_DEPTHS_M), "grid": list(GRID)}
     for case, rig in zip(_CASES, (load_rig(), _turned(load_rig())), strict=True):
-        rays, origins = (v[None] for v in rig.rays())
+        rays, origins = (v[None].contiguous() for v in rig.rays())
         ours, peer = partial(_fused, rays, origins), partial(_materialised, rays, origins)
         run, train = partial(ours, logits), _trained(ours, logits, grad)
         forward: dict[str, Side] = {OURS: run, PEER: partial(peer, logits)}
