@@ -53,7 +53,9 @@ model = dict(
 )
 point_cloud_range = {{_base_.point_cloud_range}}
 class_names = {{_base_.class_names}}
-load_images = dict(type="BEVLoadMultiViewImageFromFiles", to_float32=True, color_type="color")
+load_images = dict(
+    type="BEVLoadMultiViewImageFromFiles", to_float32=True, color_type="color", decoder="fast"
+)
 train_pipeline = [
     load_images,
     {{_base_.load_points}},
