@@ -100,7 +100,7 @@ class MapToWindows(torch.autograd.Function):
         """Each row's gradient moves back; those of holes add up."""
         layout: WindowLayout = ctx.layout
         filled = grad.index_select(0, layout.holes.flatten())
-        filled = filled.view(*layout.holes.shape, -1).sum(0)
+        filled = filled.view(*layout.holes.shape, grad.shape[1]).sum(0)
         return grad.index_select(0, layout.to_map), filled, None
 
 

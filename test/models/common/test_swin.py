@@ -78,10 +78,11 @@ def test_attention_equals_a_loop_over_cells(shift: int, size: tuple[int, int]) -
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-def test_gradients_of_attention(shift: int) -> None:
+@pytest.mark.parametrize("size", [(3, 5), (4, 2)])
+def test_gradients_of_attention(shift: int, size: tuple[int, int]) -> None:
     torch.manual_seed(0)
     attention = ShiftWindowMSA(4, 2, 2, shift).double()
-    x = torch.randn(1, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(1, *size, 4, dtype=torch.float64, requires_grad=True)
     table = attention.w_msa.relative_position_bias_table
     bias = attention.w_msa.qkv.bias
 
