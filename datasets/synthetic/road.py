@@ -9,7 +9,6 @@ import numpy as np
 
 from anybev.datasets.synthetic.world import Motion
 
-LANE_M = 3.5
 LANES_M = (-5.25, -1.75, 1.75, 5.25)
 EGO_LANE_M = -1.75
 KERB_M = 8.4
