@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from anybev.datasets.images import decode
 from anybev.datasets.infos import CameraInfo, FrameInfo, SweepInfo
 from anybev.datasets.point_files import Columns, read_columns
 from anybev.datasets.points import FAR_OUT_M
 from anybev.datasets.user_calibration import Calibration, UserCamera
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _INTENSITY_NAMES = ("intensity", "i", "reflectivity", "reflectance")
 _MAX_INTENSITY = 255.0
-_MAX_PIXELS = 80_000_000  # below where Pillow warns
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def find_sweeps(calibration: Calibration, *folders: Path) -> tuple[SweepInfo, ..
 
 
 def read_image(path: Path, camera: UserCamera) -> np.ndarray:
-    """Decode one picture and compare its size with the calibration.
+    """Decode one picture as the pipeline will, and compare its size with the calibration.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -199,16 +199,8 @@ def read_image(path: Path, camera: UserCamera) -> np.ndarray:
         ValueError: unreadable, too large, of another size than the calibration says, or the
             principal point lies outside it.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            width, height = picture.size
-            if width * height > _MAX_PIXELS:
-                raise ValueError(f"images: {path} must have at most {_MAX_PIXELS} pixels")
-            pixels = np.asarray(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"images: {path} must be a readable picture, got: {error}") from error
+    pixels = decode.read_image(path, upright=False, what="images")
+    height, width, _ = pixels.shape
     if camera.size and camera.size != (width, height):
         raise ValueError(
             f"images: {path} must be {camera.size[0]} x {camera.size[1]} as the calibration of "

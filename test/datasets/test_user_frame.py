@@ -72,8 +72,19 @@ def test_grey_and_transparent_pictures_become_rgb(tmp_path) -> None:
         Image.new(mode, (120, 80)).save(tmp_path / "a.png")
         assert read_image(tmp_path / "a.png", camera).shape == (80, 120, 3)
     Image.new("1", (10_000, 8_500)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match="must have at most 80000000 pixels"):
+    with pytest.raises(ValueError, match="must hold at most 60000000 pixels"):
         read_image(tmp_path / "a.png", camera)
+
+
+def test_pictures_that_the_pipeline_refuses_are_refused(tmp_path) -> None:
+    (camera,) = _calibration("a").cameras
+    Image.new("I;16", (120, 80)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"images: .*a\.png must have 8 bits a channel"):
+        read_image(tmp_path / "a.png", camera)
+    Image.new("RGB", (120, 80)).save(tmp_path / "a.bmp")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match="got none of a"):
+        find_images(_calibration("a"), tmp_path, "")
 
 
 def test_boxes_go_back_to_the_users_frame() -> None:

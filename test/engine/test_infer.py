@@ -254,7 +254,7 @@ ZERO = np.zeros((4, 4)).tolist()
     ("damage", "message"),
     [
         (_damaged(front_png=None), "must hold a picture of every camera of .* got none of front"),
-        (_damaged(front_png=b"no picture"), r"front.png must be a readable picture"),
+        (_damaged(front_png=b"no picture"), r"front.png must be a JPEG or PNG picture"),
         (_camera(width=640, height=360), "must be 640 x 360 as the calibration of front says"),
         (_camera(lidar2cam=ZERO), r"lidar2cam of front must be a rotation .*singular"),
         (_camera(cam2img=ZERO), "cam2img of front must have positive focal lengths"),
