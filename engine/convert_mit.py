@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from anybev.engine.layouts import LAYOUTS, agreed_layout, fitting_layouts, to_krsc
-from anybev.engine.weights import strip_wrapper
+from anybev.engine.weights import listed, strip_wrapper
 
 # Part of that repository -> ours, and what our part may hold.
 _PARTS = {
@@ -52,7 +52,6 @@ _DECODER_LAYER = (
     (r"\.linear2\.", ".ffn.layers.1."),
     *((rf"\.norm{i + 1}\.", f".norms.{i}.") for i in range(3)),
 )
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class Conversion:
             )
         lines.append(f"boxes: {', '.join(self.turned)} turned")
         if self.dropped:
-            lines.append(f"{len(self.dropped)} tensors left out: {_listed(self.dropped)}")
+            lines.append(f"{len(self.dropped)} tensors left out: {listed(self.dropped)}")
         return "\n".join(lines)
 
 
@@ -117,7 +116,7 @@ def convert_mit(state_dict: Mapping[str, Tensor], layout: str | None = None) -> 
     if unknown:
         raise ValueError(
             f"convert: keys must be those of a BEVFusion with Swin, SECOND and TransFusion head, "
-            f"got {len(unknown)} unknown ones: {_listed(unknown)}"
+            f"got {len(unknown)} unknown ones: {listed(unknown)}"
         )
     names = {key: name for key, name in renamed.items() if name is not None}
     ours = {name: found[key] for key, name in names.items()}
@@ -125,11 +124,6 @@ def convert_mit(state_dict: Mapping[str, Tensor], layout: str | None = None) -> 
     used, permuted = _permute(ours, layout)
     turned = _turn_boxes(ours)
     return Conversion(ours, names, dropped, used, permuted, turned)
-
-
-def _listed(keys: tuple[str, ...] | list[str]) -> str:
-    more = len(keys) - _SHOWN
-    return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _check_names(found: Mapping[str, Tensor]) -> None:
@@ -141,7 +135,7 @@ def _check_names(found: Mapping[str, Tensor]) -> None:
     if not any(key.startswith("heads.object.") for key in found):
         raise ValueError(
             f"convert: the file must hold heads.object, got {len(found)} keys without it: "
-            f"{_listed(sorted(found))}"
+            f"{listed(sorted(found))}"
         )
 
 
@@ -182,7 +176,7 @@ def _permute(weights: dict[str, Tensor], layout: str | None) -> tuple[str | None
     if odd:
         raise ValueError(
             f"convert: sparse weights must be in one of {', '.join(LAYOUTS).upper()}, got "
-            f"{_listed(odd)}"
+            f"{listed(odd)}"
         )
     layout = layout or agreed_layout("convert", votes, shapes, "--layout {}")
     for key, layouts in votes.items():

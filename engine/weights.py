@@ -153,7 +153,7 @@ def _permute(
     return len(keys)
 
 
-def _listed(keys: Sequence[str]) -> str:
+def listed(keys: Sequence[str]) -> str:
     """The first keys and how many more there are."""
     more = len(keys) - _SHOWN
     return ", ".join(keys[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
@@ -175,9 +175,9 @@ def _mismatch(
     fitting, wanted = counts
     lines = [f"load_into: {source} must fill {name}, got {fitting} of {wanted} tensors that fit"]
     if missing:
-        lines.append(f"{len(missing)} missing in the file: {_listed(missing)}")
+        lines.append(f"{len(missing)} missing in the file: {listed(missing)}")
     if unexpected:
-        lines.append(f"{len(unexpected)} unexpected in the file: {_listed(unexpected)}")
+        lines.append(f"{len(unexpected)} unexpected in the file: {listed(unexpected)}")
     for key, (found, expected) in list(mismatched.items())[:_SHOWN]:
         lines.append(f"{key} is {list(found)} in the file, {list(expected)} in the model")
     if len(mismatched) > _SHOWN:
