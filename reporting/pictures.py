@@ -8,10 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from anybev.datasets.infos import Progress, silent
 from anybev.files import whole_file
 from anybev.reporting.figures import bev_figure, camera_figure, png
 from anybev.reporting.frames import open_frames
-from anybev.reporting.report import Progress, silent
 from anybev.reporting.scene import SCORE_THRESHOLD
 
 _QUALITY = 90

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image, features
 
 import anybev
+from anybev.datasets.infos import Progress, silent
 from anybev.files import whole_file
 from anybev.reporting import curves, sections
 from anybev.reporting.figures import bev_figure, camera_figure, png
@@ -21,17 +21,8 @@ from anybev.reporting.html import Html, page, picture, section, tag
 from anybev.reporting.run import Run
 from anybev.reporting.scene import SCORE_THRESHOLD, Scene
 
-#: ``update(done, total)`` inside ``with progress(title) as update``.
-Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-
 _QUALITY = 82
 _BEV_DPI = 90
-
-
-@contextmanager
-def silent(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows nothing."""
-    yield lambda done, total: None
 
 
 @dataclass(frozen=True)

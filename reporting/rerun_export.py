@@ -11,10 +11,11 @@ import numpy as np
 from scipy.linalg import rq
 
 from anybev.datasets import boxes as geometry
+from anybev.datasets.infos import Progress, silent
 from anybev.envs import MachineError
 from anybev.files import whole_file
 from anybev.reporting.figures import class_colour, kept_predictions, safe_text
-from anybev.reporting.report import Options, Progress, show, silent
+from anybev.reporting.report import Options, show
 from anybev.reporting.run import Run
 from anybev.reporting.scene import Scene, SceneCamera
 
