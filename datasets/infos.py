@@ -212,7 +212,7 @@ class _Parser:
         self.index = index
         lidar = self._get(raw, "lidar_points", dict)
         boxes, labels, counts = self._instances(raw)
-        name = _basename(self._get(lidar, "lidar_path", str, "lidar_points."))
+        name = basename(self._get(lidar, "lidar_path", str, "lidar_points."))
         return FrameInfo(
             token=self._get(raw, "token", str),
             timestamp_s=self._number(raw, "timestamp"),
@@ -241,7 +241,7 @@ class _Parser:
 
     def _camera(self, channel: str, image: dict[str, Any], where: str) -> CameraInfo:
         folder = self.image_folder(channel) if self.image_folder else ""
-        name = _basename(self._get(image, "img_path", str, where))
+        name = basename(self._get(image, "img_path", str, where))
         intrinsics = self._array(image, "cam2img", where)
         if intrinsics.shape not in ((3, 3), (4, 4)) or not np.isfinite(intrinsics).all():
             self._fail(f"{where}cam2img", "a finite 3 x 3 matrix", f"shape {intrinsics.shape}")
@@ -249,7 +249,7 @@ class _Parser:
         cam2img[: len(intrinsics), : len(intrinsics)] = intrinsics
         lidar2cam = self._matrix(image, "lidar2cam", where)
         for key, matrix in (("cam2img", cam2img), ("lidar2cam", lidar2cam)):
-            if _is_singular(matrix[:3, :3]):
+            if is_singular(matrix[:3, :3]):
                 self._fail(where + key, "invertible", f"a singular matrix {image[key]}")
         size = None
         if image.get("height") is not None and image.get("width") is not None:
@@ -266,7 +266,7 @@ class _Parser:
             lidar = self._get(sweep, "lidar_points", dict, where)
             stored = self._get(lidar, "lidar_path", str, f"{where}lidar_points.")
             prefix = self.pts_prefix if "samples" in stored else self.sweeps_prefix
-            name = _basename(stored)
+            name = basename(stored)
             yield SweepInfo(
                 f"{prefix}/{name}" if prefix else name,
                 self._number(sweep, "timestamp", where),
@@ -339,7 +339,7 @@ class _Parser:
         )
 
 
-def _is_singular(matrix: np.ndarray) -> bool:
+def is_singular(matrix: np.ndarray) -> bool:
     """Whether the rows of a (3, 3) matrix lie almost in a plane, whatever their lengths."""
     (a, b, c), (d, e, f), (g, h, i) = rows = matrix.tolist()
     volume = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
@@ -347,7 +347,7 @@ def _is_singular(matrix: np.ndarray) -> bool:
     return bool(abs(volume) <= _SINGULAR * longest)
 
 
-def _basename(path: str) -> str:
+def basename(path: str) -> str:
     """The file's name alone, so that an info file cannot point outside the data root."""
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from anybev.datasets.infos import FrameInfo
-
-
-_FLAT = 1e-6
+from anybev.datasets.infos import FrameInfo, is_singular
 
 
 class SampleKey(NamedTuple):
@@ -215,10 +211,7 @@ def _collate_cameras(samples: Sequence[Sample]) -> CameraBatch | None:
 def _check_calibration(token: str, view: CameraView) -> None:
     for name in ("cam2img", "lidar2cam", "img_aug_matrix"):
         matrix = getattr(view, name)
-        turn = matrix[:3, :3]
-        # How much of the box that its rows could span the matrix does span.
-        limit = _FLAT * np.prod(np.linalg.norm(turn, axis=1))
-        if not (np.isfinite(matrix).all() and abs(np.linalg.det(turn)) > limit):
+        if not np.isfinite(matrix).all() or is_singular(matrix[:3, :3]):
             raise ValueError(
                 f"collate: {name} of {view.channel} in sample {token} must be finite and "
                 f"invertible, got {matrix.tolist()}"

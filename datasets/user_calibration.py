@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from anybev.datasets.infos import SweepInfo, load_infos
+from anybev.datasets.infos import SweepInfo, basename, load_infos
 from anybev.datasets.validate.frames import HUGE, as_float
 
 #: Rotation of the user's lidar axes to the model's: x to the right, y forward, z up.
@@ -317,8 +317,8 @@ def _sweep(path: Path, number: int, sweep: Any) -> SweepInfo:
 
 
 def _bare(stored: Any) -> str:
-    """A file's name alone, so that an info file cannot lead elsewhere."""
-    return str(stored or "").replace("\\", "/").rsplit("/", 1)[-1]
+    """A file's name alone, of whatever an info file holds for one."""
+    return basename(str(stored or ""))
 
 
 def _matching(path: Path, frames: list[Any], points_file: Path | None) -> int:

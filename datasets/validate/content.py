@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from anybev.datasets.infos import basename
 from anybev.datasets.points import FAR_OUT_M, MAX_POINTS
 from anybev.datasets.user_frame import seen_points
 from anybev.datasets.validate.findings import Log
@@ -58,7 +59,7 @@ class FileIndex:
 
     def find(self, stored: str, *folders: str) -> tuple[Path, int] | None:
         """The file of that name in the first of the folders that has it, and its size."""
-        name = stored.replace("\\", "/").rsplit("/", 1)[-1]
+        name = basename(stored)
         for folder in (*folders, ""):
             size = self._sizes(folder).get(name)
             if size is not None:
@@ -104,7 +105,7 @@ def _check_points_file(
     where: str, stored: str, index: FileIndex, key: str, seen: set[str], log: Log
 ) -> None:
     # A key frame is a sweep of the next ones.
-    name = stored.replace("\\", "/").rsplit("/", 1)[-1]
+    name = basename(stored)
     if name in seen:
         return
     seen.add(name)

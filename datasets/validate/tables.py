@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anybev.datasets.infos import basename
 from anybev.datasets.nuscenes_infos import CAMERAS
 from anybev.datasets.nuscenes_tables import TABLES, NuScenesTables, Record, read_table
 from anybev.datasets.validate.findings import Log
@@ -305,7 +306,7 @@ def difference(ours: Frame, theirs: Record) -> str:
     """What an info file's frame says otherwise than the tables, or ""."""
     if abs(ours.timestamp_s - theirs["timestamp"]) > 1e-3:
         return f"timestamp {ours.timestamp_s} against {theirs['timestamp']} in the tables"
-    if _name(ours.lidar_path) != _name(theirs["lidar_points"]["lidar_path"]):
+    if basename(ours.lidar_path) != basename(theirs["lidar_points"]["lidar_path"]):
         return f"lidar_path {ours.lidar_path} is not the tables'"
     pairs = [
         ("lidar2ego", ours.lidar2ego, theirs["lidar_points"]["lidar2ego"]),
@@ -315,7 +316,7 @@ def difference(ours: Frame, theirs: Record) -> str:
         other = theirs["images"].get(camera.channel)
         if other is None:
             return f"camera {camera.channel} is not in the tables"
-        if _name(camera.path) != _name(other["img_path"]):
+        if basename(camera.path) != basename(other["img_path"]):
             return f"img_path of {camera.channel} is not the tables'"
         pairs.append((f"cam2img of {camera.channel}", camera.cam2img, other["cam2img"]))
         pairs.append((f"lidar2cam of {camera.channel}", camera.lidar2cam, other["lidar2cam"]))
@@ -329,7 +330,3 @@ def difference(ours: Frame, theirs: Record) -> str:
         if not np.allclose(mine, np.asarray(said, np.float64), rtol=1e-5, atol=5e-3):
             return f"{what} is not the tables'"
     return ""
-
-
-def _name(path: str) -> str:
-    return str(path).replace("\\", "/").rsplit("/", 1)[-1]
