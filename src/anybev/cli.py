@@ -112,7 +112,7 @@ def synth_nuscenes(
 
 @main.group()
 def bench() -> None:
-    """Measure operators and training beside their peers."""
+    """Measure operators beside their peers."""
 
 
 @bench.command("ops")
