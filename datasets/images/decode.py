@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -27,6 +29,14 @@ _ORIENTATION = 0x112
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error)
 
 
+class ImageHeader(NamedTuple):
+    """What a file says of its picture before it is decoded; ``format`` is JPEG or PNG."""
+
+    width: int
+    height: int
+    format: str
+
+
 def check_decoder(name: str, decoder: str) -> Decoder:
     """``decoder`` if it is one.
 
@@ -36,6 +46,26 @@ def check_decoder(name: str, decoder: str) -> Decoder:
     if decoder not in ("pillow", "fast"):
         raise ValueError(f"{name}: decoder must be pillow or fast, got {decoder!r}")
     return decoder  # type: ignore[return-value]
+
+
+def read_header(
+    path: str | Path, *, max_pixels: int = MAX_PIXELS, what: str = "image"
+) -> ImageHeader:
+    """Read how large a JPEG or PNG file's picture is, as recorded.
+
+    Args:
+        path: the file.
+        max_pixels: a larger picture is refused.
+        what: start of messages.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: ``read_image`` would refuse it without decoding.
+    """
+    path = _existing(path, max_pixels, what)
+    what = f"{what}: {path}"
+    with _naming_damage(what, path.stat().st_size), _open(path, max_pixels, what) as picture:
+        return ImageHeader(*picture.size, str(picture.format))
 
 
 def read_image(
@@ -62,14 +92,7 @@ def read_image(
         FileNotFoundError: no such file.
         ValueError: not a picture, too large, truncated or damaged.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{what}: {path} must be an existing file, got none")
-    size = path.stat().st_size
-    if size > max_pixels * _MAX_BYTES_PER_PIXEL:
-        raise ValueError(
-            f"{what}: {path} must hold at most {max_pixels} pixels, got a file of {size} bytes"
-        )
+    path = _existing(path, max_pixels, what)
     return decode_image(
         path.read_bytes(),
         decoder=decoder,
@@ -102,19 +125,37 @@ def decode_image(
     Raises:
         ValueError: not a picture, too large, truncated or damaged.
     """
+    with _naming_damage(what, len(data)), _open(BytesIO(data), max_pixels, what) as picture:
+        if upright and picture.getexif().get(_ORIENTATION, 1) != 1:
+            picture.load()
+            return _pillow(ImageOps.exif_transpose(picture))
+        if decoder == "fast" and _is_plain_jpeg(picture, data):
+            pixels = _opencv(data)
+            if pixels is not None:
+                return pixels
+        return _pillow(picture)
+
+
+def _existing(path: str | Path, max_pixels: int, what: str) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{what}: {path} must be an existing file, got none")
+    size = path.stat().st_size
+    if size > max_pixels * _MAX_BYTES_PER_PIXEL:
+        raise ValueError(
+            f"{what}: {path} must hold at most {max_pixels} pixels, got a file of {size} bytes"
+        )
+    return path
+
+
+@contextmanager
+def _naming_damage(what: str, size: int) -> Iterator[None]:
+    """Turn what Pillow raises on a file of ``size`` bytes into errors that name it."""
     try:
-        with _open(data, max_pixels, what) as picture:
-            if upright and picture.getexif().get(_ORIENTATION, 1) != 1:
-                picture.load()
-                return _pillow(ImageOps.exif_transpose(picture))
-            if decoder == "fast" and _is_plain_jpeg(picture, data):
-                pixels = _opencv(data)
-                if pixels is not None:
-                    return pixels
-            return _pillow(picture)
+        yield
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"{what} must be a JPEG or PNG picture, got {len(data)} bytes of something else"
+            f"{what} must be a JPEG or PNG picture, got {size} bytes of something else"
         ) from error
     except _Refused:
         raise
@@ -126,13 +167,13 @@ class _Refused(ValueError):
     """A sound picture that does not qualify; its message is complete."""
 
 
-def _open(data: bytes, max_pixels: int, what: str) -> Image.Image:
+def _open(source: Path | BytesIO, max_pixels: int, what: str) -> Image.Image:
     """The picture with its header read, once its size and its kind are known to be fine."""
     # Pillow has a limit of its own, above ours: its warning must not reach the user first.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            picture = Image.open(BytesIO(data), formats=_FORMATS)
+            picture = Image.open(source, formats=_FORMATS)
         except Image.DecompressionBombError as error:
             raise _Refused(
                 f"{what} must hold at most {max_pixels} pixels, got more: {error}"

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from anybev.datasets.images import read_header, read_image
 from anybev.datasets.infos import basename
 from anybev.datasets.points import FAR_OUT_M, MAX_POINTS
 from anybev.datasets.user_frame import seen_points
@@ -83,15 +84,16 @@ class FileIndex:
 def check_files(frames: list[Frame], index: FileIndex, log: Log, *, with_images: bool) -> None:
     """Files are there, not empty, and point files hold whole rows."""
     seen: set[str] = set()
+    pictures: set[tuple[str, str]] = set()
     for frame in frames:
         _check_points_file(frame.where, frame.lidar_path, index, "files.points", seen, log)
         for i, sweep in enumerate(frame.sweeps):
             where = f"{frame.where}, sweep {i}"
             _check_points_file(where, sweep.path, index, "files.sweeps", seen, log)
         for camera in frame.cameras if with_images else ():
-            if camera.path in seen:
+            if (camera.channel, camera.path) in pictures:
                 continue
-            seen.add(camera.path)
+            pictures.add((camera.channel, camera.path))
             log.look("files.images")
             found = index.image(camera)
             if found is None or found[1] == 0:
@@ -195,29 +197,20 @@ def _check_image(
     frame: Frame, camera: Camera, index: FileIndex, depth: Depth, log: Log
 ) -> tuple[int, int] | None:
     """Size of the picture, or None where there is none that can be read."""
-    from PIL import Image, UnidentifiedImageError
-
     found = index.image(camera)
     if found is None or found[1] == 0:
         return None
     path, where = found[0], f"{frame.where}, {camera.channel}"
     log.look("images.readable")
     try:
-        with Image.open(path) as picture:
-            size = picture.size
-            if depth == "full":
-                picture.load()
-            elif picture.format == "JPEG" and not _ends_well(path):
-                log.find("images.readable", where, f"{path.name} stops before its end")
-    except (
-        UnidentifiedImageError,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as error:
-        log.find("images.readable", where, f"{path.name}: {error}")
+        header = read_header(path)
+        size = header.width, header.height
+        if depth == "full":
+            read_image(path, upright=False)
+        elif header.format == "JPEG" and not _ends_well(path):
+            log.find("images.readable", where, f"{path.name} stops before its end")
+    except (OSError, ValueError) as error:
+        log.find("images.readable", where, str(error))
         return None
     said = frame.sizes.get(camera.channel)
     if said:

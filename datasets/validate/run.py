@@ -325,7 +325,6 @@ def _open_files(
     every = 1 if depth == "full" else max(1, -(-len(frames) // SAMPLED_FRAMES))
     if every > 1:
         log.notes.append(f"points of every {every}th frame were read; --full reads all")
-    # Listed here, once: the threads below only look up.
     contents = []
     with progress("contents of files") as update, ThreadPoolExecutor(workers) as pool:
         jobs = pool.map(

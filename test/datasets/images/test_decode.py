@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anybev.datasets.images import decode, decode_image, read_image
+from anybev.datasets.images import decode, decode_image, read_header, read_image
 
 DECODERS = ["pillow", "fast"]
 
@@ -129,3 +129,16 @@ def test_pillow_names_the_fault_that_opencv_keeps_to_itself(picture, monkeypatch
     monkeypatch.setattr(decode, "_opencv", lambda data: None)
     image = picture(20, 30)
     assert decode_image(_encoded(image), decoder="fast").shape == image.shape
+
+
+def test_headers_tell_the_size_without_decoding(tmp_path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(_png(30, 20))  # nothing that could be decoded
+    assert read_header(path) == (30, 20, "PNG")
+    with pytest.raises(ValueError, match="must hold at most 599 pixels, got 30 x 20"):
+        read_header(path, max_pixels=599)
+    path.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a\.png must be a JPEG or PNG picture, got 10 bytes"):
+        read_header(path)
+    with pytest.raises(FileNotFoundError, match="must be an existing file"):
+        read_header(tmp_path / "b.png")

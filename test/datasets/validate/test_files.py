@@ -78,6 +78,32 @@ def test_damage_inside_a_picture_is_found_by_full(data) -> None:
     assert data.findings(depth="full") == {"images.readable": 1}
 
 
+@pytest.mark.parametrize("depth", ["default", "full"])
+def test_pictures_that_training_refuses_are_found(data, depth: str) -> None:
+    stream = io.BytesIO()
+    Image.new("I;16", _size(data)).save(stream, "PNG")
+    data.replace("samples/CAM_BACK", stream.getvalue())
+    stream = io.BytesIO()
+    Image.new("RGB", _size(data)).save(stream, "BMP")
+    data.replace("samples/CAM_BACK", stream.getvalue(), index=2)
+    assert data.findings(depth=depth) == {"images.readable": 2}
+
+
+def test_cameras_may_name_their_pictures_alike(data) -> None:
+    def rename(infos) -> None:
+        for number, frame in enumerate(infos["data_list"]):
+            for camera in frame["images"].values():
+                camera["img_path"] = f"{number}.jpg"
+
+    data.without_tables().edit_infos(rename)
+    for folder in data.root.glob("samples/CAM_*"):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / f"{number}.jpg")
+    assert data.findings(depth="fast") == {}
+    data.file("samples/CAM_BACK").unlink()
+    assert data.findings(depth="fast") == {"files.images": 1}
+
+
 def test_an_empty_picture_is_found(data) -> None:
     data.replace("samples/CAM_BACK", b"")
     assert data.findings() == {"files.images": 1}
