@@ -58,6 +58,8 @@ def report(
         require_rerun()  # before the long work
     found = read_runs(runs)
     page = out or runs[0] / "report.html"
+    if page.is_dir():
+        raise ValueError(f"report: --out must be a file to write, got the folder {page}")
     missing = write_report(found, page, options, progress=progress_bar)
     written = [page]
     if rerun is not None:

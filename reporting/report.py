@@ -51,6 +51,10 @@ class Options:
         for name in ("best", "worst"):
             if getattr(self, name) < 0:
                 raise ValueError(f"report: --{name} must be 0 or more, got {getattr(self, name)}")
+        if self.data_root is not None and not self.data_root.is_dir():
+            raise ValueError(
+                f"report: --data-root must be the folder of a data set, got {self.data_root}"
+            )
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,8 @@ def _draw_all(shown: Sequence[Shown], options: Options, progress: Progress) -> l
                 articles.append(sections.frame(why, score, images, notes))
                 done += 1
                 update(done, total)
-            found.append(sections.frames(part.run, articles, len(shown) > 1))
+            named = len(shown) > 1
+            found.append(sections.frames(part.run, articles, named, options.score_threshold))
     return found
 
 

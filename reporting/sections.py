@@ -178,12 +178,13 @@ def frame(why: str, score: FrameScore, images: Sequence[Html], notes: Sequence[s
     )
 
 
-def frames(run: Run, articles: Sequence[Html], named: bool) -> Html:
+def frames(run: Run, articles: Sequence[Html], named: bool, score_threshold: float) -> Html:
     """The frames of one run."""
     title = f"Frames of {run.name}" if named else "Frames"
     how = (
-        f"{HOW} Boxes are coloured by class (crossed out at the front in the cameras); ground "
-        "truth is white and dashed. Click on a picture for its full size."
+        f"{HOW} Drawn, and counted as found or without an object, are boxes of score "
+        f"{score_threshold:g} and more. They are coloured by class (crossed out at the front in "
+        "the cameras); ground truth is white and dashed. Click on a picture for its full size."
     )
     return section(title, tag("p", how), articles)
 

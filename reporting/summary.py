@@ -64,7 +64,9 @@ def measures(runs: Sequence[Run]) -> list[Measure]:
         return Measure(key or label, label, better, values, 4 if better == HIGHER else 3)
 
     def facts(key: str, label: str, digits: int, *path: str) -> Measure:
-        values = [_nested(run.facts, *(path or (key,))) for run in runs]
+        # A run that was cut off before its first iteration or batch cost nothing worth comparing.
+        kept = [{} if run.facts.get("times") == {} else run.facts for run in runs]
+        values = [_nested(facts, *(path or (key,))) for facts in kept]
         return Measure(key, label, LOWER, values, digits)
 
     def waits(phase: str, label: str, part: str = "data_s") -> Measure:

@@ -52,6 +52,8 @@ def test_markup_in_names_stays_text(run_folder: Path) -> None:
         (["gone"], "RUN must be an existing folder, got gone"),
         (["--frames", "99"], "--frames must be tokens or indices in 0..3, got '99'"),
         (["--score-thr", "3"], "--score-thr must be in 0..1, got 3.0"),
+        (["--out", "."], "--out must be a file to write, got the folder ."),
+        (["--data-root", "gone"], "--data-root must be the folder of a data set, got gone"),
         (["--rerun", "x.rrd"], "--rerun needs rerun-sdk, got none installed"),
     ],
 )

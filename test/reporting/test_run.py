@@ -158,6 +158,17 @@ def test_names_are_unique(tmp_path: Path, ann_file: Path) -> None:
         read_runs([paths[0], paths[0]])
 
 
+def test_a_run_cut_off_at_its_start_is_not_the_cheapest(tmp_path: Path, ann_file: Path) -> None:
+    cost = {"seconds": 300.0, "peak_memory_mib": 900.0, "times": {"train": {"iteration_s": 0.4}}}
+    whole = write_run(tmp_path / "whole", ann_file, facts=cost)
+    cut = write_run(
+        tmp_path / "cut", ann_file, facts={"seconds": 0.02, "peak_memory_mib": 90.0, "times": {}}
+    )
+    by_key = {measure.key: measure for measure in measures(read_runs([whole, cut]))}
+    assert by_key["seconds"].values == [300.0, None]
+    assert by_key["peak_memory_mib"].values == [900.0, None]
+
+
 def test_best_values_and_differences(tmp_path: Path, ann_file: Path) -> None:
     first = write_run(tmp_path / "first", ann_file, nds=0.5, facts={"peak_memory_mib": 300})
     second = write_run(tmp_path / "second", ann_file, nds=0.6, facts={"peak_memory_mib": 400})
