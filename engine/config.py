@@ -25,6 +25,7 @@ TOP_LEVEL = frozenset(_TOP_LEVEL_TEXT.split())
 # Keys that mmengine takes off before it builds the class.
 _BESIDE = {"optim_wrapper": {"constructor", "paramwise_cfg"}}
 _MISSPELLED = 0.85
+_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 
 
 def registries() -> tuple[Registry, ...]:
@@ -87,10 +88,12 @@ def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown key, in the file or among the options.
+        ValueError: another kind of file; an unknown key, in the file or among the options.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"config: no file {path}; see configs/ for those that ship")
+    if Path(path).suffix not in _SUFFIXES:
+        raise ValueError(f"config: {path} must end in one of {', '.join(_SUFFIXES)}")
     config = Config.fromfile(str(path))
     for key in options or {}:
         first = key.split(".")[0]

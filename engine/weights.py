@@ -193,8 +193,13 @@ def _mismatch(
         hint = (
             "try the original file: these fit none of KRSC, RSCK and RSKC, as when permuted twice"
         )
+    elif mismatched:
+        hint = "try the config it was trained with; a copy lies in the training's work directory"
     else:
-        hint = "try allow_missing or allow_unexpected where a part is meant to be left out"
+        hint = (
+            "try the config it was trained with; from Python, allow_missing and allow_unexpected "
+            "leave parts out"
+        )
     lines.append(hint)
     return CheckpointMismatchError("\n  ".join(lines), missing, unexpected, mismatched)
 

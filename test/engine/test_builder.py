@@ -1,7 +1,10 @@
 """Config to detector."""
 
+from pathlib import Path
+
 import pytest
 
+from anybev.engine import config
 from anybev.engine.builder import build_detector
 from anybev.engine.registry import MODELS, TASK_UTILS
 from anybev.models.bevfusion.assigner import HeuristicAssigner3D
@@ -28,6 +31,13 @@ def test_names_are_registered_under_the_scope() -> None:
     assert MODELS.scope == "anybev"
     assert MODELS.get("BEVFusion") is not None
     assert TASK_UTILS.get("TransFusionBBoxCoder") is not None
+
+
+def test_a_config_is_a_config_file(tmp_path: Path) -> None:
+    other = tmp_path / "epoch_1.pth"
+    other.touch()
+    with pytest.raises(ValueError, match=r"config: .*epoch_1.pth must end in one of \.py, \.json"):
+        config.load(other)
 
 
 def test_what_is_wrong_is_named_with_its_place() -> None:

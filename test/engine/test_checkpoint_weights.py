@@ -245,6 +245,17 @@ def test_another_width_is_told_by_shapes(trained, tmp_path):
         load_into(trained, tmp_path / "m.pth")
 
 
+def test_a_changed_config_is_named_as_the_cause(trained, tmp_path):
+    state = trained.state_dict() | {"head.bias": torch.zeros(4)}
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(CheckpointMismatchError, match="try the config it was trained with; a copy"):
+        load_into(Model(), tmp_path / "m.pth")
+    del state["head.bias"]
+    torch.save(state, tmp_path / "m.pth")
+    with pytest.raises(CheckpointMismatchError, match="from Python, allow_missing and"):
+        load_into(Model(), tmp_path / "m.pth")
+
+
 def test_many_shapes_are_cut_short(tmp_path):
     save(tmp_path / "m.pth", nn.Sequential(*[nn.Linear(2, 2) for _ in range(12)]))
     model = nn.Sequential(*[nn.Linear(3, 2) for _ in range(12)])
