@@ -91,6 +91,16 @@ def extensions() -> list[Extension]:
     ]
 
 
+def is_stale(target: Path) -> bool:
+    """Whether an object file is older than a file it was made from, as the compiler listed them."""
+    listing = target.with_suffix(".d")
+    if not (target.exists() and listing.exists()):
+        return True
+    files = listing.read_text().partition(":")[2].replace("\\\n", " ").split()
+    built = target.stat().st_mtime
+    return any(not Path(f).exists() or Path(f).stat().st_mtime >= built for f in files)
+
+
 class BuildKernels(build_ext):
     """Compiles each source with the flags of its instruction set, ``MAX_JOBS`` at a time."""
 
@@ -104,16 +114,13 @@ class BuildKernels(build_ext):
         base += [f"-isystem{d}" if "torch" in d else f"-I{d}" for d in ext.include_dirs]
         folder = Path(self.build_temp) / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
-        newest_header = max((Path(h).stat().st_mtime for h in ext.depends), default=0.0)
-
         def compile_one(source: str) -> str:
             target = folder / (Path(source).stem + ".o")
-            built = target.stat().st_mtime if target.exists() else 0.0
-            if built <= max(Path(source).stat().st_mtime, newest_header):
+            if is_stale(target):
                 isa = next((f for s, f in ISA_FLAGS.items() if Path(source).stem.endswith(s)), [])
                 # Elsewhere these files are empty: their code stands behind __x86_64__.
                 flags = isa if platform.machine().lower() in ("x86_64", "amd64") else []
-                self.spawn([compiler, *base, *flags, "-c", source, "-o", str(target)])
+                self.spawn([compiler, *base, *flags, "-MMD", "-c", source, "-o", str(target)])
             return str(target)
 
         jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
