@@ -2,12 +2,13 @@
 
     python -m anybev.benchmark.train.camera_lift --data-root data/demo_seed0
 
-BEVFusion trains in two stages: a lidar model first, then the cameras join. Here, for each seed, a
-small lidar model is trained on synthetic scenes; from it, one model goes on with lidar alone and
-one with cameras, for equal steps; the nuScenes devkit scores both. Motorcycle and bicycle share one
-shape in the synthetic world and differ by colour: their mean AP shows what the cameras are worth.
-Then the lidar-camera models are scored again with a faulty rig. Runs that are there already are
-kept, so an interrupted measurement goes on.
+BEVFusion trains in two stages: a lidar model first, then the cameras join, with an image backbone
+that was trained on pictures before. Here, for each seed, a small lidar model is trained on
+synthetic scenes; from it, one model goes on with lidar alone and one with cameras, for equal steps;
+the nuScenes devkit scores both. The image backbone saw pictures of the training scenes. Motorcycle
+and bicycle share one shape in the synthetic world and differ by colour: their mean AP shows what
+the cameras are worth. Then the lidar-camera models are scored again with a faulty rig. Runs that
+are there already are kept, so an interrupted measurement goes on.
 """
 
 from __future__ import annotations
@@ -28,10 +29,19 @@ import torch
 
 import anybev
 from anybev.benchmark.ops.harness import machine
-from anybev.demo import SAME_SHAPE, SMALL_CONFIGS, config_options, write_data
+from anybev.demo import (
+    SAME_SHAPE,
+    SMALL_CONFIGS,
+    backbone_options,
+    config_options,
+    train_backbone,
+    write_data,
+)
 from anybev.device import current_backend
 
 CONFIGS = {kind: Path(anybev.__file__).parent / path for kind, path in SMALL_CONFIGS.items()}
+#: Of the second stage, with and without cameras; the first is as long as the config says.
+SECOND_EPOCHS = 2
 FAULTS: dict[str, dict[str, Any]] = {
     "cameras turned by 2 degrees": {"kind": "rotate", "degrees": 2.0},
     "cameras swapped": {"kind": "swap"},
@@ -42,12 +52,12 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training: which sensors, which seed, where, and what it starts from."""
+    """One training: which sensors, which seed, where, and what else."""
 
     kind: str
     seed: int
     folder: Path
-    start: Path | None = None
+    more: tuple[str, ...] = ()
 
     @property
     def metrics_file(self) -> Path:
@@ -93,9 +103,7 @@ def train(run: Run, data_root: Path, threads: int) -> dict[str, Any]:
     """Train and score one model, unless that is done; evaluates after every epoch."""
     if not run.metrics_file.is_file():
         amp = ["--amp"] if current_backend().fast_amp() else []
-        options = [*config_options(data_root, run.seed), "train_cfg.val_interval=1"]
-        if run.start:
-            options.append(f"load_from={run.start}")
+        options = [*config_options(data_root, run.seed), "train_cfg.val_interval=1", *run.more]
         arguments = [str(CONFIGS[run.kind]), *amp, "--work-dir", str(run.folder)]
         log = run.folder / "train.out"
         _call("train", [*arguments, "--cfg-options", *options], log, threads)
@@ -146,8 +154,28 @@ def curve(run: Run) -> list[tuple[int, float]]:
     return points
 
 
+def joined(
+    first: Sequence[tuple[int, float]], second: Sequence[tuple[int, float]]
+) -> list[tuple[int, float]]:
+    """One curve of two stages; the second counts its steps from 0."""
+    offset = first[-1][0] if first else 0
+    return [*first, *((steps + offset, score) for steps, score in second)]
+
+
+def _second(kind: str, first: Run, work_dir: Path, backbone: Path) -> Run:
+    """What goes on from a first stage."""
+    more = [
+        f"load_from={first.checkpoint}",
+        f"train_cfg.max_epochs={SECOND_EPOCHS}",
+        f"param_scheduler.0.total_steps={SECOND_EPOCHS}",
+    ]
+    if kind == "lidar-cam":
+        more += backbone_options(backbone)
+    return Run(kind, first.seed, work_dir / f"{kind}_seed{first.seed}", tuple(more))
+
+
 def measure(
-    data_root: Path, work_dir: Path, seeds: Sequence[int], jobs: int
+    data_root: Path, work_dir: Path, seeds: Sequence[int], jobs: int, backbone: Path
 ) -> Iterator[dict[str, Any]]:
     """Rows of the measurement, one a run and one a fault."""
     threads = max(1, torch.get_num_threads() // jobs)
@@ -156,14 +184,15 @@ def measure(
         start = time.monotonic()
         list(pool.map(lambda run: train(run, data_root, threads), firsts))
         runs = [
-            Run(kind, first.seed, work_dir / f"{kind}_seed{first.seed}", first.checkpoint)
+            _second(kind, first, work_dir, backbone)
             for kind in reversed(CONFIGS)  # the longer trainings first
             for first in firsts
         ]
         scores = list(pool.map(lambda run: train(run, data_root, threads), runs))
         print(f"trained in {time.monotonic() - start:.0f} s", file=sys.stderr)
+        before = {first.seed: curve(first) for first in firsts}
         for run, metrics in zip(runs, scores, strict=True):
-            yield _row(run, "", metrics) | {"curve": curve(run)}
+            yield _row(run, "", metrics) | {"curve": joined(before[run.seed], curve(run))}
         pairs = [(run, name) for run in runs if run.kind == "lidar-cam" for name in FAULTS]
         faulty = pool.map(lambda p: with_fault(p[0], p[1], data_root, threads), pairs)
         for (run, name), metrics in zip(pairs, faulty, strict=True):
@@ -209,12 +238,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     flags.add_argument("--out", type=Path, help="JSON lines; default: WORK_DIR/camera_lift.jsonl")
     args = flags.parse_args(argv)
     write_data(args.data_root, args.data_seed)
+    backbone = args.work_dir / "backbone.pth"
+    train_backbone(backbone, args.data_seed)
     out = args.out or args.work_dir / "camera_lift.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     facts = machine()
     rows = []
     with out.open("w") as stream:
-        for row in measure(args.data_root, args.work_dir, args.seeds, args.jobs):
+        for row in measure(args.data_root, args.work_dir, args.seeds, args.jobs, backbone):
             rows.append(row)
             print(json.dumps({**row, "machine": facts}), file=stream, flush=True)
         result = summary(rows)

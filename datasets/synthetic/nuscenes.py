@@ -125,6 +125,20 @@ class _Pictures(NamedTuple):
     scale: float = 1.0
 
 
+def scene_numbers(scenes: int, val_scenes: int) -> list[int]:
+    """Numbers under which `build_world` makes the scenes that `write_nuscenes` writes.
+
+    Args:
+        scenes: training scenes, which come first.
+        val_scenes: validation scenes.
+    """
+    return [_number(name) for name in _scene_names(scenes, val_scenes)]
+
+
+def _number(name: str) -> int:
+    return int(name.removeprefix("scene-"))
+
+
 def _check_cameras(cameras: bool, camera_scale: float) -> _Pictures:
     if not isinstance(cameras, bool):
         raise TypeError(f"write_nuscenes: cameras must be a bool, got {cameras!r}")
@@ -215,7 +229,7 @@ def _run(
 
 
 def _write_scene(out: Path, name: str, seed: int, pictures: _Pictures) -> str:
-    number = int(name.removeprefix("scene-"))
+    number = _number(name)
     world = build_world(seed, number)
     scanner = Scanner(world)
     counts = []
@@ -239,7 +253,7 @@ def _write_pictures(out: Path, name: str, seed: int, world: World, scale: float)
     # Here, not at the top: the renderer loads torch, and data sets without pictures do not need it.
     from anybev.datasets.synthetic.camera import Photographer, save_jpeg
 
-    number = int(name.removeprefix("scene-"))
+    number = _number(name)
     photographer = Photographer(world, scale)
     for index, camera in enumerate(rig.CAMERAS):
         for k, key_time in enumerate(key_frame_times()):

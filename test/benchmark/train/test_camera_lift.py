@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from anybev.benchmark.train import camera_lift
 from anybev.benchmark.train.camera_lift import CONFIGS, FAULTS, Run
+from anybev.benchmark.train.camera_lift_figure import draw
 
 MIN_LIFT = 0.15
 
@@ -61,6 +62,21 @@ def test_curve_reads_the_step_of_each_evaluation(tmp_path: Path) -> None:
     log.write_text("\n".join(map(json.dumps, rows)))
     found = camera_lift.curve(Run("lidar", 0, tmp_path))
     assert found == [(160, pytest.approx(0.2)), (320, pytest.approx(0.4))]
+
+
+def test_curve_of_two_stages_counts_on() -> None:
+    found = camera_lift.joined([(160, 0.1), (320, 0.2)], [(160, 0.3)])
+    assert found == [(160, 0.1), (320, 0.2), (480, 0.3)]
+
+
+def test_figure_is_a_picture_of_both_sides(tmp_path: Path) -> None:
+    rows = [
+        {**_row(kind, seed, 0.3), "curve": [[160, 0.1], [320, 0.1 + 0.1 * seed]]}
+        for kind in CONFIGS
+        for seed in (0, 1)
+    ]
+    draw(rows, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes()[1:4] == b"PNG"
 
 
 @pytest.mark.slow
