@@ -234,6 +234,8 @@ class _Parser:
         if not self.channels:
             self._fail("images", "of a frame with cameras", "no camera")
         for channel in self.channels:
+            if not isinstance(channel, str) or basename(channel) != channel:
+                self._fail("images", "of cameras with names that are no paths", repr(channel))
             if channel not in images:
                 self._fail("images", f"of a frame with {channel}", ", ".join(images) or "no camera")
             image = self._get(images, channel, dict, "images.")

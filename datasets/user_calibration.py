@@ -278,7 +278,6 @@ def _from_infos(path: Path, index: int | None, points_file: Path | None) -> Cali
     images = frame.get("images") if isinstance(frame, dict) else None
     if not isinstance(images, dict) or not all(isinstance(c, dict) for c in images.values()):
         raise ValueError(f"calib: {path}: frame {index} must have images, got none")
-    sweeps = frame.get("lidar_sweeps") or ()
     cameras = [
         UserCamera(
             **{
@@ -293,11 +292,20 @@ def _from_infos(path: Path, index: int | None, points_file: Path | None) -> Cali
         str(path),
         tuple(cameras),
         token=str(frame.get("token", "")),
-        instances=tuple(frame.get("instances") or ()),
+        instances=_list(path, frame, "instances"),
         categories=infos["metainfo"]["categories"],
         timestamp_s=_seconds(path, frame),
-        sweeps=tuple(_sweep(path, i, sweep) for i, sweep in enumerate(sweeps)),
+        sweeps=tuple(
+            _sweep(path, i, sweep) for i, sweep in enumerate(_list(path, frame, "lidar_sweeps"))
+        ),
     )
+
+
+def _list(path: Path, frame: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    value = frame.get(key)
+    if not isinstance(value, list | tuple | None):
+        raise ValueError(f"calib: {path}: {key} must be a list, got {type(value).__name__}")
+    return tuple(value or ())
 
 
 def _seconds(path: Path, holder: Any) -> float:

@@ -19,6 +19,7 @@ from anybev.datasets.sample import Detections, Sample, collate
 from anybev.datasets.transforms.base import Compose, Transform
 from anybev.datasets.user_calibration import Calibration
 from anybev.datasets.user_frame import UserPoints, boxes_to_user, to_frame
+from anybev.datasets.validate.frames import as_float
 from anybev.device import Backend, current_backend, get_backend
 from anybev.device.backend import ProbeState
 from anybev.engine import checkpoint as checkpoints
@@ -181,18 +182,24 @@ def _scene(frame: UserFrame, found: Detections, classes: Sequence[str]) -> Scene
 
 def _truth(calibration: Calibration, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Annotated boxes of an info file: only drawn, so what is not whole is left out."""
-    names: dict[Any, str] = {number: name for name, number in calibration.categories.items()}
+    names = {as_float(number): name for name, number in calibration.categories.items()}
     boxes, labels = [], []
     for instance in calibration.instances:
         if not isinstance(instance, dict):
             continue
-        box = np.asarray(instance.get("bbox_3d", ()), np.float64)
+        box = np.array([as_float(value) for value in _listed(instance.get("bbox_3d"))])
         if box.shape == (7,) and np.isfinite(box).all() and instance.get("bbox_3d_isvalid", True):
             box[2] -= box[5] / 2
             boxes.append([*box, 0.0, 0.0])
-            name = names.get(instance.get("bbox_label_3d"), "")
+            name = names.get(as_float(instance.get("bbox_label_3d")), "")
             labels.append(classes.index(name) if name in classes else IGNORED)
     return np.array(boxes, np.float32).reshape(-1, 9), np.array(labels, np.int64)
+
+
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, np.ndarray):
+        value = value.ravel().tolist()
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _record(

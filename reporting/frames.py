@@ -12,7 +12,7 @@ from anybev.datasets.images.decode import read_image
 from anybev.datasets.infos import FrameInfo, load_infos, parse_frames
 from anybev.datasets.points import read_points
 from anybev.datasets.predictions import load_predictions
-from anybev.reporting.run import read_json
+from anybev.reporting.run import number, read_json
 from anybev.reporting.scene import Scene, SceneCamera
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -145,10 +145,10 @@ def open_frames(evaluation_dir: Path, data_root: Path | None = None) -> Frames:
             f"the data set is not where it was: no {ann_file}; try --data-root with its new place"
         )
     classes = [str(name) for name in source["classes"]]
-    ranges = source.get("class_range_m")
     try:
         infos = load_infos(ann_file)
-        has_images = all(frame.get("images") for frame in infos["data_list"])
+        frames_found = infos["data_list"]
+        has_images = all(isinstance(f, dict) and f.get("images") for f in frames_found)
         parsed = parse_frames(
             infos,
             classes,
@@ -172,11 +172,17 @@ def open_frames(evaluation_dir: Path, data_root: Path | None = None) -> Frames:
             raise FramesError(f"{found_file}: boxes of {token} must be finite and of known classes")
     return Frames(
         classes=classes,
-        class_range_m=dict(ranges) if isinstance(ranges, dict) else {},
+        class_range_m=_ranges(source.get("class_range_m")),
         infos=frames,
         predictions=predictions,
         data_root=root,
     )
+
+
+def _ranges(found: object) -> dict[str, float]:
+    """Ranges of classes; whatever is no number limits nothing."""
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {str(name): known for name, value in pairs if (known := number(value)) is not None}
 
 
 def _fits(labels: np.ndarray, classes: int) -> bool:

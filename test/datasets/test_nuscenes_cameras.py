@@ -141,6 +141,13 @@ def test_wrong_cameras_are_named(rig, change, match):
         rig.dataset()
 
 
+def test_a_camera_that_is_named_like_a_path_is_refused(rig):
+    images = rig.tiny.frame(0)["images"]
+    images["../../elsewhere"] = images["CAM_FRONT"]
+    with pytest.raises(InfoError, match=r"images must be of cameras with names that are no paths"):
+        rig.dataset()
+
+
 def test_a_padded_matrix_is_taken_for_intrinsics(rig):
     padded = np.eye(4)
     padded[:3, :3] = rig.camera(0)["cam2img"]

@@ -182,6 +182,8 @@ def test_an_info_frame_without_cameras_is_named(tmp_path) -> None:
     ("frame", "message"),
     [
         ({"timestamp": "now"}, "timestamp must be a finite number, got 'now'"),
+        ({"lidar_sweeps": 5}, "lidar_sweeps must be a list, got int"),
+        ({"instances": {"a": 1}}, "instances must be a list, got dict"),
         ({"lidar_sweeps": [3]}, r"lidar_sweeps\[0\] must have lidar_points, got none"),
         ({"lidar_sweeps": [{"lidar_points": {}}]}, "lidar2sensor of sweep 0 must be 3 x 4 or"),
     ],

@@ -14,10 +14,11 @@ from PIL import Image
 
 from anybev.cli import main
 from anybev.datasets.sample import collate
+from anybev.datasets.user_calibration import Calibration
 from anybev.engine import checkpoint
 from anybev.engine import config as configs
 from anybev.engine.builder import build_detector
-from anybev.engine.infer import _options, infer
+from anybev.engine.infer import _options, _truth, infer
 from anybev.engine.infer_frame import Request
 from anybev.engine.registry import DATASETS
 from anybev.testing.tiny_config import (
@@ -204,6 +205,28 @@ def test_a_frame_of_a_data_set_gives_the_boxes_of_evaluation(
             infer(replace(request, sweeps=synthetic_root / "maps"))
         with pytest.raises(ValueError, match="--sweeps must be left out when the points have ages"):
             infer(replace(request, sweeps=synthetic_root, dims=AGED))
+
+
+def test_odd_annotations_are_left_out() -> None:
+    whole = {"bbox_3d": [1, 2, 3, 4, 2, 2, 0.5], "bbox_label_3d": 7}
+    odd = [
+        5,
+        {},
+        whole | {"bbox_3d": None},
+        whole | {"bbox_3d": "1234567"},
+        whole | {"bbox_3d": [[1], [2, 3]]},
+        whole | {"bbox_3d": [1, 2, 3, 4, 2, 2, float("nan")]},
+        whole | {"bbox_3d_isvalid": False},
+    ]
+    calibration = Calibration(
+        "infos",
+        (),
+        instances=(*odd, whole, whole | {"bbox_label_3d": [7]}),
+        categories={"car": 7, "tram": [1]},
+    )
+    boxes, labels = _truth(calibration, ["truck", "car"])
+    np.testing.assert_allclose(boxes, [[1, 2, 2, 4, 2, 2, 0.5, 0, 0]] * 2)
+    assert labels.tolist() == [1, -1]
 
 
 def _damaged(**content: Any) -> Callable[[Request], Request]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from anybev.datasets.infos import CATEGORIES, load_infos
+from anybev.datasets.infos import CATEGORIES, load_infos, write_pickle
 from anybev.datasets.predictions import save_predictions
 from anybev.datasets.sample import Detections
 from anybev.reporting.frame_scores import assess, average_precision, match
@@ -40,6 +40,16 @@ def test_frames_are_chosen_by_token_or_index(frames: Frames) -> None:
     for name in ("4", "-1", "frame9"):
         with pytest.raises(ValueError, match=rf"--frames must be tokens or indices.*'{name}'"):
             frames.chosen([name])
+
+
+def test_a_range_that_is_no_number_limits_nothing(run_folder: Path) -> None:
+    folder = run_folder / SCORED
+    source = json.loads((folder / "source.json").read_text())
+    ranges = {"class_range_m": {"car": "far", "pedestrian": 1.0}}
+    (folder / "source.json").write_text(json.dumps(source | ranges))
+    frames = open_frames(folder)
+    boxes = np.array([[500.0, 0, 0], [500.0, 0, 0]])
+    assert frames.in_range("frame0", boxes, np.array([0, 1])).tolist() == [True, False]
 
 
 def test_missing_files_become_notes(tmp_path: Path) -> None:
@@ -85,6 +95,12 @@ def test_frames_that_cannot_be_shown_say_why(run_folder: Path, tmp_path: Path) -
         open_frames(folder)
     (folder / "source.json").write_text(json.dumps(source | {"classes": ["car"]}))
     with pytest.raises(FramesError, match="boxes of frame0 must be finite and of known classes"):
+        open_frames(folder)
+    infos = load_infos(fewer)
+    infos["data_list"][1] = 5
+    write_pickle(fewer, infos)
+    (folder / "source.json").write_text(json.dumps(source | {"ann_file": str(fewer)}))
+    with pytest.raises(FramesError, match="frame 1: lidar_points must be present"):
         open_frames(folder)
     (folder / "predictions.npz").write_text("damaged")
     (folder / "source.json").write_text(json.dumps(source))
