@@ -79,7 +79,7 @@ def detections(frames: int = 4) -> dict[str, Detections]:
     for index in range(frames):
         box = np.array([*_true_box(index), 0.0, 0.0], np.float32)
         box[2] -= box[5] / 2
-        ghost = box + np.float32([0, 20, 0, 0, 0, 0, 0, 0, 0])
+        ghost = box + np.array([0, 20, 0, 0, 0, 0, 0, 0, 0], np.float32)
         box[0] += index
         rows = torch.from_numpy(np.stack([box, ghost]))
         found[f"frame{index}"] = Detections(rows, torch.tensor([0.9, 0.4]), torch.tensor([0, 1]))
