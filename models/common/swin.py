@@ -206,10 +206,7 @@ class SwinTransformer(nn.Module):
         super().__init__()
         stages = len(depths)
         _check(depths, num_heads, strides, out_indices, patch_size, frozen_stages)
-        if use_abs_pos_embed:
-            raise ValueError("SwinTransformer: use_abs_pos_embed must be False, got True")
-        if act_cfg.get("type") != "GELU":
-            raise ValueError(f"SwinTransformer: act_cfg must be of type GELU, got {act_cfg}")
+        _check_supported(use_abs_pos_embed, act_cfg)
         self.pretrain_img_size = pretrain_img_size
         self.out_indices = tuple(out_indices)
         self.convert_weights = convert_weights
@@ -221,14 +218,13 @@ class SwinTransformer(nn.Module):
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.stages = nn.ModuleList()
         widths = [embed_dims * 2**i for i in range(stages)]
+        attention = {
+            "window_size": window_size,
+            "qkv_bias": qkv_bias,
+            "qk_scale": qk_scale,
+            "attn_drop_rate": attn_drop_rate,
+        }
         for index, (width, depth, heads) in enumerate(zip(widths, depths, num_heads, strict=True)):
-            attention = {
-                "num_heads": heads,
-                "window_size": window_size,
-                "qkv_bias": qkv_bias,
-                "qk_scale": qk_scale,
-                "attn_drop_rate": attn_drop_rate,
-            }
             blocks = [
                 SwinBlock(
                     width,
@@ -236,7 +232,7 @@ class SwinTransformer(nn.Module):
                     next(rates),
                     norm_cfg,
                     drop_rate,
-                    attention | {"shift_size": window_size // 2 if block % 2 else 0},
+                    attention | {"num_heads": heads, "shift_size": block % 2 * (window_size // 2)},
                     with_cp,
                 )
                 for block in range(depth)
@@ -284,6 +280,13 @@ def _initialise(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def _check_supported(use_abs_pos_embed: bool, act_cfg: Mapping[str, Any]) -> None:
+    if use_abs_pos_embed:
+        raise ValueError("SwinTransformer: use_abs_pos_embed must be False, got True")
+    if act_cfg.get("type") != "GELU":
+        raise ValueError(f"SwinTransformer: act_cfg must be of type GELU, got {act_cfg}")
 
 
 def _check(
