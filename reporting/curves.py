@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from anybev.reporting.figures import safe_text
 from anybev.reporting.run import Row, Run, number
@@ -122,7 +123,10 @@ def validation_figure(runs: Sequence[Run]) -> Figure | None:
     if all(len(run.val_rows) < 2 for run in runs):
         return None
     keys = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
-    return _panels(runs, keys, "val_rows")
+    figure = _panels(runs, keys, "val_rows")
+    for panel in figure.axes if figure else ():
+        panel.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))  # epochs
+    return figure
 
 
 def precision_figure(curves: Mapping[str, Any]) -> Figure:

@@ -1,10 +1,12 @@
 """Run folders as data, whole and damaged."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from anybev.reporting.curves import validation_figure
 from anybev.reporting.run import read_run, read_runs
 from anybev.reporting.summary import class_measures, facts_rows, measures, to_json
 from anybev.testing.run_folder import write_run
@@ -156,6 +158,14 @@ def test_names_are_unique(tmp_path: Path, ann_file: Path) -> None:
     assert [run.name for run in read_runs(paths)] == [str(path) for path in paths]
     with pytest.raises(ValueError, match="RUN must be different folders"):
         read_runs([paths[0], paths[0]])
+
+
+def test_epochs_are_whole_numbers(run_folder: Path) -> None:
+    rows = [{"step": epoch, "NDS": 0.1 * epoch} for epoch in (1, 2, 3)]
+    figure = validation_figure([replace(read_run(run_folder), val_rows=rows)])
+    assert figure is not None
+    ticks = figure.axes[0].get_xticks()
+    assert all(float(tick).is_integer() for tick in ticks)
 
 
 def test_a_run_cut_off_at_its_start_is_not_the_cheapest(tmp_path: Path, ann_file: Path) -> None:
