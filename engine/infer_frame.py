@@ -87,12 +87,7 @@ def read_frame(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[Us
     """
     with_images = any(step_kind(step).endswith(_IMAGES) for step in steps)
     with_points = any(step_kind(step).startswith("LoadPoints") for step in steps)
-    if with_points and request.points is None:
-        raise ValueError(f"infer: --points must be given: {request.config} uses lidar, got none")
-    if with_images and request.calib is None:
-        raise ValueError(f"infer: --calib must be given: {request.config} uses cameras, got none")
-    if request.images is not None and request.calib is None:
-        raise ValueError("infer: --calib must be given with --images, got none")
+    _check_request(request, with_points, with_images)
     points, notes = UserPoints(np.zeros((0, 5), np.float32), True), []
     if request.points is not None:
         points = load_points(
@@ -135,6 +130,15 @@ def read_frame(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[Us
         )
     frame = UserFrame(points, calibration, images, pictures, sweeps)
     return frame, notes + _check_projection(frame)
+
+
+def _check_request(request: Request, with_points: bool, with_images: bool) -> None:
+    if with_points and request.points is None:
+        raise ValueError(f"infer: --points must be given: {request.config} uses lidar, got none")
+    if with_images and request.calib is None:
+        raise ValueError(f"infer: --calib must be given: {request.config} uses cameras, got none")
+    if request.images is not None and request.calib is None:
+        raise ValueError("infer: --calib must be given with --images, got none")
 
 
 def _find_sweeps(request: Request, calibration: Calibration) -> tuple[SweepInfo, ...]:
