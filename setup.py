@@ -114,6 +114,7 @@ class BuildKernels(build_ext):
         base += [f"-isystem{d}" if "torch" in d else f"-I{d}" for d in ext.include_dirs]
         folder = Path(self.build_temp) / "kernels"
         folder.mkdir(parents=True, exist_ok=True)
+
         def compile_one(source: str) -> str:
             target = folder / (Path(source).stem + ".o")
             if is_stale(target):

@@ -2,13 +2,12 @@
 
     python -m anybev.benchmark.train.camera_lift --data-root data/demo_seed0
 
-BEVFusion trains in two stages: a lidar model first, then the cameras join, with an image backbone
-that was trained on pictures before. Here, for each seed, a small lidar model is trained on
-synthetic scenes; from it, one model goes on with lidar alone and one with cameras, for equal steps;
-the nuScenes devkit scores both. The image backbone saw pictures of the training scenes. Motorcycle
-and bicycle share one shape in the synthetic world and differ by colour: their mean AP shows what
-the cameras are worth. Then the lidar-camera models are scored again with a faulty rig. Runs that
-are there already are kept, so an interrupted measurement goes on.
+For each seed, a small lidar model is trained on synthetic scenes, and a camera branch that has to
+say from the pictures which class stands where. From there, one model goes on with lidar alone and
+one with lidar and cameras, for equal steps; the nuScenes devkit scores both. Motorcycle and bicycle
+share one shape in the synthetic world and differ by colour: their mean AP shows what the cameras
+are worth. Then the lidar-camera models are scored again with a faulty rig. Runs that are there
+already are kept, so an interrupted measurement goes on.
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ from anybev.benchmark.ops.harness import machine
 from anybev.demo import (
     SAME_SHAPE,
     SMALL_CONFIGS,
-    backbone_options,
     config_options,
-    train_backbone,
+    train_cameras,
     write_data,
 )
 from anybev.device import current_backend
@@ -63,6 +61,11 @@ class Run:
     def metrics_file(self) -> Path:
         """Written when the training is finished."""
         return self.folder / "metrics.json"
+
+    @property
+    def start(self) -> Path:
+        """A first stage's weights with those of a camera branch."""
+        return self.folder / "start.pth"
 
     @property
     def checkpoint(self) -> Path:
@@ -162,20 +165,19 @@ def joined(
     return [*first, *((steps + offset, score) for steps, score in second)]
 
 
-def _second(kind: str, first: Run, work_dir: Path, backbone: Path) -> Run:
+def _second(kind: str, first: Run, work_dir: Path) -> Run:
     """What goes on from a first stage."""
+    start = first.checkpoint if kind == "lidar" else first.start
     more = [
-        f"load_from={first.checkpoint}",
+        f"load_from={start}",
         f"train_cfg.max_epochs={SECOND_EPOCHS}",
         f"param_scheduler.0.total_steps={SECOND_EPOCHS}",
     ]
-    if kind == "lidar-cam":
-        more += backbone_options(backbone)
     return Run(kind, first.seed, work_dir / f"{kind}_seed{first.seed}", tuple(more))
 
 
 def measure(
-    data_root: Path, work_dir: Path, seeds: Sequence[int], jobs: int, backbone: Path
+    data_root: Path, work_dir: Path, seeds: Sequence[int], jobs: int
 ) -> Iterator[dict[str, Any]]:
     """Rows of the measurement, one a run and one a fault."""
     threads = max(1, torch.get_num_threads() // jobs)
@@ -183,8 +185,10 @@ def measure(
     with ThreadPoolExecutor(jobs) as pool:
         start = time.monotonic()
         list(pool.map(lambda run: train(run, data_root, threads), firsts))
+        for first in firsts:
+            train_cameras(first.checkpoint, first.start, data_root, first.seed)
         runs = [
-            _second(kind, first, work_dir, backbone)
+            _second(kind, first, work_dir)
             for kind in reversed(CONFIGS)  # the longer trainings first
             for first in firsts
         ]
@@ -238,14 +242,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     flags.add_argument("--out", type=Path, help="JSON lines; default: WORK_DIR/camera_lift.jsonl")
     args = flags.parse_args(argv)
     write_data(args.data_root, args.data_seed)
-    backbone = args.work_dir / "backbone.pth"
-    train_backbone(backbone, args.data_seed)
     out = args.out or args.work_dir / "camera_lift.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     facts = machine()
     rows = []
     with out.open("w") as stream:
-        for row in measure(args.data_root, args.work_dir, args.seeds, args.jobs, backbone):
+        for row in measure(args.data_root, args.work_dir, args.seeds, args.jobs):
             rows.append(row)
             print(json.dumps({**row, "machine": facts}), file=stream, flush=True)
         result = summary(rows)

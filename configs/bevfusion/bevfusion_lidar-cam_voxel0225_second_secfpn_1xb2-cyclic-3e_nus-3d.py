@@ -1,4 +1,4 @@
-# The small lidar BEVFusion with six cameras at 128 x 352 pixels: trains on two CPU cores in minutes.
+# The small lidar BEVFusion and six cameras at 128 x 352 pixels: trains on two cores in minutes.
 # For the synthetic scenes of the demo, whose pictures are half as wide and high as nuScenes'.
 _base_ = ["./bevfusion_lidar_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"]
 # load_from may name a checkpoint of the small lidar config, as in the two-stage recipe.
@@ -43,6 +43,7 @@ model = dict(
         zbound=[-10.0, 10.0, 20.0],
         dbound=[1.0, 60.0, 1.0],
         downsample=2,
+        average=True,
         lidar_depth_gain=3.0,
     ),
     fusion_layer=dict(

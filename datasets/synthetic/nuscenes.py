@@ -125,16 +125,6 @@ class _Pictures(NamedTuple):
     scale: float = 1.0
 
 
-def scene_numbers(scenes: int, val_scenes: int) -> list[int]:
-    """Numbers under which `build_world` makes the scenes that `write_nuscenes` writes.
-
-    Args:
-        scenes: training scenes, which come first.
-        val_scenes: validation scenes.
-    """
-    return [_number(name) for name in _scene_names(scenes, val_scenes)]
-
-
 def _number(name: str) -> int:
     return int(name.removeprefix("scene-"))
 

@@ -82,13 +82,7 @@ class BEVFusion(nn.Module):
         """
         maps = []
         if self.view_transform is not None:
-            cameras = self._cameras(batch)
-            images = self.data_preprocessor.normalize(cameras.images)
-            pyramid = self.img_backbone(images.flatten(0, 1))
-            features = self.img_neck(pyramid)[0].unflatten(0, images.shape[:2])
-            camera_bev = self.view_transform(
-                features, batch.points_lidar_m, cameras, batch.lidar_aug_matrix
-            )
+            camera_bev = self.camera_map(batch)
             maps.append(camera_bev)
         if self.pts_middle_encoder is not None:
             means, coords = self.data_preprocessor.voxelize(batch.points_lidar_m)
@@ -100,6 +94,23 @@ class BEVFusion(nn.Module):
         features_bev = self.pts_neck(stages)
         outputs: dict[str, Tensor] = self.bbox_head(features_bev)
         return outputs
+
+    def camera_map(self, batch: Batch) -> Tensor:
+        """What the cameras see, on the map: (B, C, X, Y) float32.
+
+        Raises:
+            ValueError: no camera branch, no pictures or pictures of another size.
+        """
+        if self.img_backbone is None or self.img_neck is None or self.view_transform is None:
+            raise ValueError("BEVFusion: img_backbone must be given for a camera map, got None")
+        cameras = self._cameras(batch)
+        images = self.data_preprocessor.normalize(cameras.images)
+        pyramid = self.img_backbone(images.flatten(0, 1))
+        features = self.img_neck(pyramid)[0].unflatten(0, images.shape[:2])
+        camera_bev: Tensor = self.view_transform(
+            features, batch.points_lidar_m, cameras, batch.lidar_aug_matrix
+        )
+        return camera_bev
 
     def loss(self, batch: Batch, matching: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """Losses by mmdetection3d's names; the total is the sum of those with "loss" in them.

@@ -16,6 +16,10 @@ from anybev.models.bevfusion.frustum import camera_rays, frustum_points
 Bound = Sequence[float]
 
 
+# Weight below which a cell's mean fades: next to nothing was seen there.
+_LIGHT = 0.05
+
+
 class LSSTransform(nn.Module):
     """Depth from the picture alone (Lift, Splat, Shoot).
 
@@ -34,6 +38,8 @@ class LSSTransform(nn.Module):
         downsample: 2 halves the map with three convolutions, 1 leaves it.
         exact_geometry: place every point of the frustum as upstream does, rounding alike, and pool
             the lifted volume (gigabytes at full size) instead of fusing both.
+        average: divide what falls into a cell by the depth weights that came with it. False, as
+            published, keeps the sum, which falls with the square of the distance.
     """
 
     bx: nn.Parameter
@@ -53,6 +59,7 @@ class LSSTransform(nn.Module):
         dbound: Bound,
         downsample: int = 1,
         exact_geometry: bool = False,
+        average: bool = False,
     ) -> None:
         super().__init__()
         if downsample not in (1, 2):
@@ -66,7 +73,7 @@ class LSSTransform(nn.Module):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.image_size = tuple(int(n) for n in image_size)
         self.feature_size = tuple(int(n) for n in feature_size)
-        self.exact_geometry = exact_geometry
+        self.exact_geometry, self.average = exact_geometry, average
         axes = (xbound, ybound, zbound)
         self._freeze("dx", torch.tensor([float(axis[2]) for axis in axes]))
         self._freeze("bx", torch.tensor([axis[0] + axis[2] / 2.0 for axis in axes]))
@@ -109,7 +116,10 @@ class LSSTransform(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             logits = self.lift(features, points_lidar_m, cameras, lidar_aug_matrix)
-            pooled = self.splat(logits, cameras, lidar_aug_matrix)
+            if self.average:
+                pooled = self._splat_mean(logits, cameras, lidar_aug_matrix)
+            else:
+                pooled = self.splat(logits, cameras, lidar_aug_matrix)
             bev: Tensor = self.downsample(pooled)
         return bev
 
@@ -134,6 +144,15 @@ class LSSTransform(nn.Module):
             logits, rays.rays_m, rays.origins_m, depths, self.lower_m, self.cell_m, self.grid
         )
         return pooled
+
+    def _splat_mean(self, logits: Tensor, cameras: CameraBatch, lidar_aug_matrix: Tensor) -> Tensor:
+        """As `splat`, over the weight of each cell, which one more channel of ones counts."""
+        counted = nn.functional.pad(logits, (0, 0, 0, 0, 0, 1), value=1.0)
+        pooled = self.splat(counted, cameras, lidar_aug_matrix)
+        by_height = pooled.unflatten(1, (self.grid[2], self.out_channels + 1))
+        mean = by_height[:, :, :-1] / (by_height[:, :, -1:] + _LIGHT)
+        flat: Tensor = mean.flatten(1, 2)
+        return flat
 
     def points_lidar_m(self, cameras: CameraBatch, lidar_aug_matrix: Tensor) -> Tensor:
         """(B, N, D, h, w, 3) float32: where `splat` sees each point of the frustum."""
@@ -200,6 +219,7 @@ class DepthLSSTransform(LSSTransform):
         dbound: Bound,
         downsample: int = 1,
         exact_geometry: bool = False,
+        average: bool = False,
         lidar_depth_gain: float = 0.0,
     ) -> None:
         super().__init__(
@@ -213,6 +233,7 @@ class DepthLSSTransform(LSSTransform):
             dbound,
             downsample,
             exact_geometry,
+            average,
         )
         eighth = [-(-int(size) // 8) for size in image_size]
         if list(self.feature_size) != eighth:

@@ -1,0 +1,76 @@
+"""The camera branch before it joins a lidar model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+
+from anybev.datasets.sample import Batch
+from anybev.engine import checkpoint
+from anybev.engine.builder import build_detector
+from anybev.engine.config import load
+from anybev.engine.pretrain_cameras import CAMERA_PARTS, _Cells, pretrain_cameras
+from anybev.testing.tiny_config import CAMERA_CONFIG_FILE, CONFIG_FILE, tiny_camera_options
+
+
+def _config(path: Path, root: Path) -> Config:
+    """A tiny config, with its options read as the command line reads them."""
+    chosen = {}
+    for option in tiny_camera_options(root):
+        key, _, value = option.partition("=")
+        is_cameras = any(f".{part}." in key for part in (*CAMERA_PARTS, "fusion_layer"))
+        if path == CAMERA_CONFIG_FILE or not (is_cameras or key.endswith("final_dim")):
+            chosen[key] = value if "/" in value else eval(value)
+    return load(path, chosen)
+
+
+def test_start_has_the_lidar_model_and_a_trained_camera_branch(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    lidar = build_detector(_config(CONFIG_FILE, synthetic_root).model)
+    checkpoint.save(tmp_path / "lidar.pth", lidar)
+    config = _config(CAMERA_CONFIG_FILE, synthetic_root)
+    seen: list[int] = []
+    out = tmp_path / "start.pth"
+    found = pretrain_cameras(
+        config, tmp_path / "lidar.pth", out, steps=7, seed=0, progress=lambda n, _: seen.append(n)
+    )
+    assert 0 <= found["accuracy"] <= 1
+    assert seen == list(range(1, 8))  # more than an epoch, which has 5 batches
+    start = checkpoint.read(out)["state_dict"]
+    for key, value in lidar.state_dict().items():
+        assert torch.equal(start[key], value), key
+    torch.manual_seed(0)
+    fresh = build_detector(config.model).state_dict()
+    cameras = [key for key in fresh if key.split(".")[0] in CAMERA_PARTS]
+    assert set(start) == set(lidar.state_dict()) | set(cameras)
+    changed = [key for key in cameras if not torch.equal(start[key], fresh[key])]
+    assert {key.split(".")[0] for key in changed} == set(CAMERA_PARTS)
+
+
+def test_cells_are_those_of_objects_on_the_map() -> None:
+    cells = _Cells(
+        ConfigDict(
+            point_cloud_range=[-10.0, -20.0, -5.0, 10.0, 20.0, 3.0],
+            voxel_size=[0.5, 0.5, 0.2],
+            out_size_factor=4,
+            grid_size=[40, 80, 41],
+        )
+    )
+    places = [[-10.0, -20.0], [9.9, 19.9], [10.0, 0.0], [-10.1, 0.0], [0.5, 1.0]]
+    boxes = torch.zeros(5, 9)
+    boxes[:, :2] = torch.tensor(places)
+    labels = torch.tensor([3, 1, 2, 2, -1])
+    empty = torch.zeros(0, 9)
+    batch = Batch([], [empty, boxes], [labels[:0], labels], ["a", "b"], torch.eye(4)[None])
+    where, kinds = cells.of(batch)
+    assert where.tolist() == [[1, 0, 0], [1, 9, 19]]
+    assert kinds.tolist() == [3, 1]
+
+
+def test_config_without_cameras_is_refused(synthetic_root: Path, tmp_path: Path) -> None:
+    config = _config(CONFIG_FILE, synthetic_root)
+    with pytest.raises(ValueError, match="model must have a camera branch, got no img_backbone"):
+        pretrain_cameras(config, tmp_path / "a.pth", tmp_path / "b.pth", steps=1, seed=0)
