@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 compile() {
   CUSTOM_COMPILE_COMMAND="requirements/lock.sh" pip-compile --quiet --strip-extras --generate-hashes \
-    --allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-annotate "$@"
+    --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-annotate "$@"
 }
 compile --output-file cpu.txt base.in
 for backend in cuda npu; do cp cpu.txt "$backend.txt"; done  # the same wheels; torch differs
