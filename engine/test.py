@@ -90,10 +90,11 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, Any]:
     config.load_from, config.resume = args.checkpoint, False
     runner = build_runner(config)
     metrics = runner.test()
-    if runner.rank == 0:
+    rank = runner.rank
+    distributed.leave()  # before drawing: it may take longer than the others would wait
+    if rank == 0:
         write_json(Path(runner.work_dir) / "test_metrics.json", metrics)
         if args.show_dir:
             draw(runner, args)
         print(json.dumps(plain(metrics)), flush=True)
-    distributed.leave()
     return dict(metrics)
