@@ -1,5 +1,6 @@
 """The two-stage recipe as a run sees it: a lidar checkpoint, pretrained pictures, then training."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from anybev.models.common.swin import SwinTransformer
 from anybev.testing.tiny import tiny_model_cfg
 from anybev.testing.tiny_cameras import tiny_camera_batch, tiny_camera_cfg
 
+_NUMBERS = itertools.count()
 CAMERA_PARTS = ["img_backbone", "img_neck", "view_transform", "fusion_layer"]
 
 
@@ -41,7 +43,8 @@ def runner(work_dir: Path, model: dict[str, Any], **top: Any) -> Runner:
         load_from=top.get("load_from"),
         resume=top.get("resume", False),
         default_scope="anybev",
-        experiment_name=work_dir.name,
+        # pytest cuts long names; two runs of one second would share one.
+        experiment_name=f"{work_dir.name}_{next(_NUMBERS)}",
         cfg=Config(top),
     )
 
