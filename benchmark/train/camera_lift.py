@@ -40,6 +40,7 @@ from anybev.device import current_backend
 CONFIGS = {kind: Path(anybev.__file__).parent / path for kind, path in SMALL_CONFIGS.items()}
 #: Of the second stage, with and without cameras; the first is as long as the config says.
 SECOND_EPOCHS = 2
+CAMERA_STEPS = 240
 FAULTS: dict[str, dict[str, Any]] = {
     "cameras turned by 2 degrees": {"kind": "rotate", "degrees": 2.0},
     "cameras swapped": {"kind": "swap"},
@@ -186,7 +187,7 @@ def measure(
         start = time.monotonic()
         list(pool.map(lambda run: train(run, data_root, threads), firsts))
         for first in firsts:
-            train_cameras(first.checkpoint, first.start, data_root, first.seed)
+            train_cameras(first.checkpoint, first.start, data_root, first.seed, CAMERA_STEPS)
         runs = [
             _second(kind, first, work_dir)
             for kind in reversed(CONFIGS)  # the longer trainings first

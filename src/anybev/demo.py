@@ -21,8 +21,8 @@ SMALL_CONFIGS = {
 }
 # A lidar model first, then the camera branch by itself, then both together.
 EPOCHS = {"lidar": 2, "lidar-cam": 2}
-CAMERA_STEPS = 240
-TRAIN_SCENES, VAL_SCENES = 16, 3
+CAMERA_STEPS = 140
+TRAIN_SCENES, VAL_SCENES = 14, 3
 CAMERA_SCALE = 0.5  # of nuScenes' 1600 x 900: what the config's pictures are cut from
 # In the synthetic world these two share one shape and differ by colour, which lidar cannot see.
 SAME_SHAPE = ("motorcycle", "bicycle")
