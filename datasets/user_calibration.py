@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anybev.datasets.infos import SweepInfo, basename, load_infos
-from anybev.datasets.validate.frames import HUGE, as_float
+from anybev.datasets.plain_numbers import HUGE, as_float
 
 #: Rotation of the user's lidar axes to the model's: x to the right, y forward, z up.
 AXES = {

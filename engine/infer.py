@@ -15,11 +15,11 @@ from torch import nn
 
 from anybev import envs
 from anybev.datasets.infos import IGNORED
+from anybev.datasets.plain_numbers import as_float
 from anybev.datasets.sample import Detections, Sample, collate
 from anybev.datasets.transforms.base import Compose, Transform
 from anybev.datasets.user_calibration import Calibration
 from anybev.datasets.user_frame import UserPoints, boxes_to_user, to_frame
-from anybev.datasets.validate.frames import as_float
 from anybev.device import Backend, current_backend, get_backend
 from anybev.device.backend import ProbeState
 from anybev.engine import checkpoint as checkpoints
@@ -62,7 +62,7 @@ def infer(request: Request) -> Result:
             calibration or device are not what they must be; the message says which and how.
     """
     if not 0 <= request.score_thr <= 1:
-        raise ValueError(f"infer: score_thr must be in 0..1, got {request.score_thr}")
+        raise ValueError(f"infer: --score-thr must be in 0..1, got {request.score_thr}")
     config = configs.load(request.config, _options(request.options))
     dataset = _test_dataset(config)
     classes = [str(name) for name in dataset["metainfo"]["classes"]]

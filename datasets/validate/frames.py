@@ -9,10 +9,8 @@ from typing import Any
 import numpy as np
 
 from anybev.datasets.infos import IGNORED
+from anybev.datasets.plain_numbers import HUGE, as_float
 from anybev.datasets.validate.findings import Log
-
-#: No pose, intrinsic or time stamp comes near; larger ones overflow in products.
-HUGE = 1e15
 
 
 @dataclass(frozen=True)
@@ -214,14 +212,6 @@ def _array(holder: Any, key: str) -> np.ndarray:
         return np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError):
         raise _MalformedError(f"{key} must be numbers, got {value!r:.60}") from None
-
-
-def as_float(value: Any) -> float:
-    """A number of Python's or numpy's; NaN for anything else, and for an int beyond floats."""
-    try:
-        return float(value) if isinstance(value, int | float | np.number) else float("nan")
-    except (OverflowError, TypeError):
-        return float("nan")
 
 
 def _row(holder: Any, key: str, length: int) -> np.ndarray:

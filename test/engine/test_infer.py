@@ -293,7 +293,7 @@ ZERO = np.zeros((4, 4)).tolist()
         (_asked(calib=None), "--calib must be given: .* uses cameras"),
         (_asked(points=None), "--points must be given: .* uses lidar"),
         (_asked(sweeps=Path("x")), "--sweeps must come with --points and an info file"),
-        (_asked(score_thr=1.5), r"score_thr must be in 0\.\.1, got 1\.5"),
+        (_asked(score_thr=1.5), r"--score-thr must be in 0\.\.1, got 1\.5"),
         (_asked(device="cuda"), "device cuda must work here"),
         (_asked(options=("x",)), "--cfg-options must be KEY=VALUE, got 'x'"),
         (_asked(images=Path("nowhere")), "nowhere must be a folder"),
