@@ -1,9 +1,9 @@
-"""A camera branch that tells classes apart on the map, before it joins a lidar model.
+"""A camera branch that tells classes apart on the map, before it joins the lidar.
 
 Cameras that start from nothing learn what they show long after the detector has learned to do
-without them. Here they learn it first: from the cameras' map alone, a convolution has to say which
-class stands at each annotated place. What it learned is written together with the lidar model, as
-the checkpoint that the second stage starts from.
+without them. Here they learn it first: behind the fuser, with an empty map in the lidar's place, a
+linear layer has to say which class stands at each annotated place. What camera branch and fuser
+learned is written as the checkpoint that training with both starts from.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ from anybev.engine import checkpoint
 from anybev.engine.builder import build_detector
 from anybev.engine.runner import Runner
 
-CAMERA_PARTS = ("img_backbone", "img_neck", "view_transform")
+CAMERA_PARTS = ("img_backbone", "img_neck", "view_transform", "fusion_layer")
 
 
 def pretrain_cameras(
     config: Config,
-    lidar_checkpoint: Path,
     out: Path,
     *,
+    lidar_checkpoint: Path | None = None,
     steps: int,
     seed: int,
     learning_rate: float = 2e-3,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
-    """Train the camera branch and write the start of the second stage.
+    """Train camera branch and fuser, and write what training with both starts from.
 
     Args:
         config: of a lidar-camera model, with its training data.
-        lidar_checkpoint: of the first stage.
-        out: file for ``load_from``: the first stage's weights and the camera branch's.
+        out: file for ``load_from``: the camera branch's weights, the fuser's and the lidar model's.
+        lidar_checkpoint: a lidar model's; without one ``out`` has no lidar parts, and
+            ``load_from_may_lack`` must name them.
         steps: batches of the config's training data.
         seed: of weights, order and augmentation.
         learning_rate: highest of one cycle.
@@ -51,20 +52,20 @@ def pretrain_cameras(
         ``accuracy`` over the objects of the last tenth of the steps.
 
     Raises:
-        ValueError: the config has no camera branch.
+        ValueError: the config has no camera branch or no fuser.
     """
     missing = [part for part in CAMERA_PARTS if not config.model.get(part)]
     if missing:
         raise ValueError(
-            f"pretrain_cameras: model must have a camera branch, got no {missing[0]}; try a "
-            "lidar-camera config"
+            f"pretrain_cameras: model must have a camera branch and a fuser, got no {missing[0]}; "
+            "try a lidar-camera config"
         )
     backend = current_backend()
     backend.seed(seed)
     detector: Any = build_detector(config.model).to(backend.device()).train()
     cells = _Cells(config.model.bbox_head.train_cfg)
-    classify = nn.Conv2d(detector.view_transform.out_channels, len(config.class_names), 3, 1, 1)
-    classify.to(backend.device())
+    fuser = detector.fusion_layer
+    classify = nn.Conv2d(fuser.out_channels, len(config.class_names), 1).to(backend.device())
     learned = [getattr(detector, part) for part in CAMERA_PARTS]
     weights = [p for part in (*learned, classify) for p in part.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.01)
@@ -74,8 +75,10 @@ def pretrain_cameras(
         batch = batch.to(backend.device())
         with backend.autocast(enabled=backend.fast_amp()):
             camera_bev = detector.camera_map(batch)
+        no_lidar = camera_bev.new_zeros(len(batch), fuser.in_channels[-1], *camera_bev.shape[2:])
+        logits = classify(fuser([camera_bev, no_lidar]))
         places, labels = cells.of(batch)
-        logits = classify(camera_bev.float()).movedim(1, -1)[places.unbind(1)]
+        logits = logits.movedim(1, -1)[places.unbind(1)]
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
         optimizer.zero_grad()
         loss.backward()
@@ -84,7 +87,7 @@ def pretrain_cameras(
         hits.append((logits.argmax(1) == labels).float())
         if progress:
             progress(step + 1, steps)
-    state = dict(checkpoint.read(lidar_checkpoint)["state_dict"])
+    state = dict(checkpoint.read(lidar_checkpoint)["state_dict"]) if lidar_checkpoint else {}
     trained = detector.state_dict()
     state |= {key: trained[key] for key in trained if key.split(".")[0] in CAMERA_PARTS}
     checkpoint.save(out, state, meta={"seed": seed, "steps": steps})

@@ -1,13 +1,13 @@
 """What the cameras are worth on synthetic scenes, and what faults of the rig cost.
 
-    python -m anybev.benchmark.train.camera_lift --data-root data/demo_seed0
+    python -m anybev.benchmark.train.camera_lift --data-root data/camera_lift
 
-For each seed, a small lidar model is trained on synthetic scenes, and a camera branch that has to
-say from the pictures which class stands where. From there, one model goes on with lidar alone and
-one with lidar and cameras, for equal steps; the nuScenes devkit scores both. Motorcycle and bicycle
-share one shape in the synthetic world and differ by colour: their mean AP shows what the cameras
-are worth. Then the lidar-camera models are scored again with a faulty rig. Runs that are there
-already are kept, so an interrupted measurement goes on.
+For each seed, one small model learns from lidar alone and one from lidar and cameras, both from
+nothing, for equal steps over the same scenes; the camera branch first learned by itself to say from
+the pictures which class stands where. The nuScenes devkit scores both. Motorcycle and bicycle share
+one shape in the synthetic world and differ by colour: their mean AP shows what the cameras are
+worth. Then the lidar-camera models are scored again with a faulty rig. Runs and scores that are
+there already are kept, so an interrupted measurement goes on.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from anybev.demo import (
     SAME_SHAPE,
     SMALL_CONFIGS,
     config_options,
-    train_cameras,
     write_data,
 )
 from anybev.device import current_backend
 
 CONFIGS = {kind: Path(anybev.__file__).parent / path for kind, path in SMALL_CONFIGS.items()}
-#: Of the second stage, with and without cameras; the first is as long as the config says.
-SECOND_EPOCHS = 2
-CAMERA_STEPS = 240
+#: Many scenes, each seen once: few would be learned by heart instead of the colours.
+TRAIN_SCENES, VAL_SCENES, EPOCHS = 64, 8, 1
+CAMERA_STEPS = 480
+#: Steps between the points of the curve.
+INTERVAL = 214
+LIDAR_PARTS = ("pts_middle_encoder", "pts_backbone", "pts_neck", "bbox_head")
 FAULTS: dict[str, dict[str, Any]] = {
     "cameras turned by 2 degrees": {"kind": "rotate", "degrees": 2.0},
     "cameras swapped": {"kind": "swap"},
@@ -51,27 +53,36 @@ FAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """One training: which sensors, which seed, where, and what else."""
+    """One training: which sensors, which seed, and where."""
 
     kind: str
     seed: int
     folder: Path
-    more: tuple[str, ...] = ()
-
-    @property
-    def metrics_file(self) -> Path:
-        """Written when the training is finished."""
-        return self.folder / "metrics.json"
 
     @property
     def start(self) -> Path:
-        """A first stage's weights with those of a camera branch."""
+        """Weights of the camera branch."""
         return self.folder / "start.pth"
 
     @property
-    def checkpoint(self) -> Path:
-        """The newest one; there is one once the training is finished."""
-        return max(self.folder.glob("epoch_*.pth"), key=lambda path: path.stat().st_mtime)
+    def options(self) -> list[str]:
+        """``--cfg-options`` of the training."""
+        options = [
+            f"train_cfg.max_epochs={EPOCHS}",
+            f"train_cfg.val_interval={EPOCHS}",
+            f"param_scheduler.0.total_steps={EPOCHS}",
+            "default_hooks.checkpoint.by_epoch=False",
+            f"default_hooks.checkpoint.interval={INTERVAL}",
+        ]
+        if self.kind == "lidar-cam":
+            lacking = ",".join(f"'{part}'" for part in LIDAR_PARTS)
+            options += [f"load_from={self.start}", f"load_from_may_lack=[{lacking}]"]
+        return options
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Steps -> checkpoint, in the order of the steps."""
+        found = {int(path.stem.split("_")[1]): path for path in self.folder.glob("iter_*.pth")}
+        return dict(sorted(found.items()))
 
 
 def same_shape_ap(metrics: dict[str, float]) -> float:
@@ -79,14 +90,13 @@ def same_shape_ap(metrics: dict[str, float]) -> float:
     return sum(metrics[f"AP/{name}"] for name in SAME_SHAPE) / len(SAME_SHAPE)
 
 
-def _call(module: str, arguments: Sequence[str], log: Path, threads: int) -> None:
-    """Run a training or an evaluation in a process of its own.
+def _python(code: str, arguments: Sequence[str], log: Path, threads: int) -> None:
+    """Run code in a process of its own.
 
     Raises:
         RuntimeError: it failed; names its log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    code = f"from anybev.engine.{module} import {_MAIN[module]} as main; main()"
     with log.open("w") as stream:
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
@@ -95,39 +105,56 @@ def _call(module: str, arguments: Sequence[str], log: Path, threads: int) -> Non
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
     if done.returncode:
-        raise RuntimeError(
-            f"camera_lift: {module} must succeed, got status {done.returncode}; see {log}"
-        )
+        raise RuntimeError(f"camera_lift: a run must succeed, got {done.returncode}; see {log}")
 
 
-_MAIN = {"train": "train", "test": "evaluate"}
+_CAMERAS = """
+import sys
+from pathlib import Path
+from anybev.demo import train_cameras
+out, root, seed, steps = sys.argv[1:]
+train_cameras(Path(out), Path(root), int(seed), int(steps))
+"""
+_TRAIN = "from anybev.engine.train import train; train()"
+_TEST = "from anybev.engine.test import evaluate; evaluate()"
 
 
-def train(run: Run, data_root: Path, threads: int) -> dict[str, Any]:
-    """Train and score one model, unless that is done; evaluates after every epoch."""
-    if not run.metrics_file.is_file():
+def train(run: Run, data_root: Path, threads: int) -> dict[str, float]:
+    """Train and score one model, unless that is done."""
+    done = run.folder / "metrics.json"
+    if not done.is_file():
         amp = ["--amp"] if current_backend().fast_amp() else []
-        options = [*config_options(data_root, run.seed), "train_cfg.val_interval=1", *run.more]
-        arguments = [str(CONFIGS[run.kind]), *amp, "--work-dir", str(run.folder)]
-        log = run.folder / "train.out"
-        _call("train", [*arguments, "--cfg-options", *options], log, threads)
-    metrics: dict[str, Any] = json.loads(run.metrics_file.read_text())
+        arguments = [str(CONFIGS[run.kind]), *amp, "--work-dir", str(run.folder), "--cfg-options"]
+        arguments += [*config_options(data_root, run.seed), *run.options]
+        if run.kind == "lidar-cam":
+            branch = [str(run.start), str(data_root), str(run.seed), str(CAMERA_STEPS)]
+            _python(_CAMERAS, branch, run.folder / "cameras.out", threads)
+        _python(_TRAIN, arguments, run.folder / "train.out", threads)
+    metrics: dict[str, float] = json.loads(done.read_text())
     return metrics
 
 
-def with_fault(run: Run, name: str, data_root: Path, threads: int) -> dict[str, Any]:
-    """Score a trained lidar-camera model on a faulty rig."""
-    folder = run.folder / "faults" / name.replace(" ", "_")
+def score(
+    run: Run, checkpoint: Path, config: Path, folder: Path, data_root: Path, threads: int
+) -> dict[str, float]:
+    """Score a checkpoint with a config, unless that is done."""
     found = folder / "test_metrics.json"
     if not found.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "faulty.py"
-        config.write_text(_faulty_config(CONFIGS[run.kind], FAULTS[name]))
-        arguments = [str(config), str(run.checkpoint), "--work-dir", str(folder), "--cfg-options"]
-        options = config_options(data_root, run.seed)
-        _call("test", [*arguments, *options], folder / "test.out", threads)
-    metrics: dict[str, Any] = json.loads(found.read_text())
+        arguments = [str(config), str(checkpoint), "--work-dir", str(folder), "--cfg-options"]
+        arguments += config_options(data_root, run.seed)
+        _python(_TEST, arguments, folder / "test.out", threads)
+    metrics: dict[str, float] = json.loads(found.read_text())
     return metrics
+
+
+def with_fault(run: Run, name: str, data_root: Path, threads: int) -> dict[str, float]:
+    """Score a trained lidar-camera model on a faulty rig."""
+    folder = run.folder / "faults" / name.replace(" ", "_")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "faulty.py"
+    config.write_text(_faulty_config(CONFIGS[run.kind], FAULTS[name]))
+    last = list(run.checkpoints().values())[-1]
+    return score(run, last, config, folder, data_root, threads)
 
 
 def _faulty_config(base: Path, fault: dict[str, Any]) -> str:
@@ -145,36 +172,17 @@ def _faulty_config(base: Path, fault: dict[str, Any]) -> str:
     )
 
 
-def curve(run: Run) -> list[tuple[int, float]]:
-    """(steps, mean AP of the two classes) after each epoch of a run."""
-    logs = sorted(run.folder.glob("*/vis_data/scalars.json"))
-    points, steps = [], 0
-    for line in logs[-1].read_text().splitlines() if logs else []:
-        row = json.loads(line)
-        if f"AP/{SAME_SHAPE[0]}" in row:
-            points.append((steps, same_shape_ap(row)))
-        elif "loss" in row:
-            steps = int(row["step"])
-    return points
-
-
-def joined(
-    first: Sequence[tuple[int, float]], second: Sequence[tuple[int, float]]
+def curve(
+    run: Run, final: dict[str, float], data_root: Path, threads: int
 ) -> list[tuple[int, float]]:
-    """One curve of two stages; the second counts its steps from 0."""
-    offset = first[-1][0] if first else 0
-    return [*first, *((steps + offset, score) for steps, score in second)]
-
-
-def _second(kind: str, first: Run, work_dir: Path) -> Run:
-    """What goes on from a first stage."""
-    start = first.checkpoint if kind == "lidar" else first.start
-    more = [
-        f"load_from={start}",
-        f"train_cfg.max_epochs={SECOND_EPOCHS}",
-        f"param_scheduler.0.total_steps={SECOND_EPOCHS}",
-    ]
-    return Run(kind, first.seed, work_dir / f"{kind}_seed{first.seed}", tuple(more))
+    """(steps, mean AP of the two classes) at each checkpoint; ``final`` scored the last one."""
+    checkpoints = list(run.checkpoints().items())
+    points = []
+    for steps, path in checkpoints[:-1]:
+        folder = run.folder / f"scored_{path.stem}"
+        metrics = score(run, path, CONFIGS[run.kind], folder, data_root, threads)
+        points.append((steps, same_shape_ap(metrics)))
+    return [*points, (checkpoints[-1][0], same_shape_ap(final))]
 
 
 def measure(
@@ -182,23 +190,19 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Rows of the measurement, one a run and one a fault."""
     threads = max(1, torch.get_num_threads() // jobs)
-    firsts = [Run("lidar", seed, work_dir / f"first_seed{seed}") for seed in seeds]
+    runs = [Run(kind, seed, work_dir / f"{kind}_seed{seed}") for seed in seeds for kind in CONFIGS]
+    joint = [run for run in runs if run.kind == "lidar-cam"]
+    start = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
-        start = time.monotonic()
-        list(pool.map(lambda run: train(run, data_root, threads), firsts))
-        for first in firsts:
-            train_cameras(first.checkpoint, first.start, data_root, first.seed, CAMERA_STEPS)
-        runs = [
-            _second(kind, first, work_dir)
-            for kind in reversed(CONFIGS)  # the longer trainings first
-            for first in firsts
-        ]
-        scores = list(pool.map(lambda run: train(run, data_root, threads), runs))
+        # The longer trainings first.
+        longest_first = sorted(runs, key=lambda run: run.kind != "lidar-cam")
+        trained = pool.map(lambda run: train(run, data_root, threads), longest_first)
+        scores = dict(zip(longest_first, trained, strict=True))
         print(f"trained in {time.monotonic() - start:.0f} s", file=sys.stderr)
-        before = {first.seed: curve(first) for first in firsts}
-        for run, metrics in zip(runs, scores, strict=True):
-            yield _row(run, "", metrics) | {"curve": joined(before[run.seed], curve(run))}
-        pairs = [(run, name) for run in runs if run.kind == "lidar-cam" for name in FAULTS]
+        curves = pool.map(lambda run: curve(run, scores[run], data_root, threads), runs)
+        for run, points in zip(runs, curves, strict=True):
+            yield _row(run, "", scores[run]) | {"curve": points}
+        pairs = [(run, name) for run in joint for name in FAULTS]
         faulty = pool.map(lambda p: with_fault(p[0], p[1], data_root, threads), pairs)
         for (run, name), metrics in zip(pairs, faulty, strict=True):
             yield _row(run, name, metrics)
@@ -235,14 +239,14 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure, write the rows, print the summary."""
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--data-root", type=Path, default=Path("data/demo_seed0"))
+    flags.add_argument("--data-root", type=Path, default=Path("data/camera_lift"))
     flags.add_argument("--data-seed", type=int, default=0, help="of the scenes, where missing")
     flags.add_argument("--work-dir", type=Path, default=Path("work_dirs/camera_lift"))
     flags.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     flags.add_argument("--out", type=Path, help="JSON lines; default: WORK_DIR/camera_lift.jsonl")
     args = flags.parse_args(argv)
-    write_data(args.data_root, args.data_seed)
+    write_data(args.data_root, args.data_seed, TRAIN_SCENES, VAL_SCENES)
     out = args.out or args.work_dir / "camera_lift.jsonl"
     out.parent.mkdir(parents=True, exist_ok=True)
     facts = machine()

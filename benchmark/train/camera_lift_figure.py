@@ -35,7 +35,7 @@ def draw(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
             axes.plot(steps, score, color=colour, linewidth=0.8, alpha=0.5)
         steps, score = np.mean(curves, axis=0).T
         axes.plot(steps, score, color=colour, linewidth=2.2, marker="o", label=kind)
-    axes.set_xlabel("steps of 2 frames, both stages")
+    axes.set_xlabel("steps of 2 frames")
     axes.set_ylabel("mean AP of motorcycle and bicycle")
     axes.set_ylim(0, None)
     axes.grid(alpha=0.3)

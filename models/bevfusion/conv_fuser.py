@@ -24,6 +24,7 @@ class ConvFuser(nn.Sequential):
             nn.ReLU(inplace=True),
         )
         self.in_channels = widths
+        self.out_channels = out_channels
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (B, C_i, X, Y) of one size to (B, out_channels, X, Y).

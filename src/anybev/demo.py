@@ -19,10 +19,11 @@ SMALL_CONFIGS = {
     kind: f"configs/bevfusion/bevfusion_{kind}_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"
     for kind in ("lidar", "lidar-cam")
 }
-# A lidar model first, then the camera branch by itself, then both together.
-EPOCHS = {"lidar": 2, "lidar-cam": 2}
-CAMERA_STEPS = 140
-TRAIN_SCENES, VAL_SCENES = 14, 3
+# A lidar model first, then the camera branch by itself, then both together. Many scenes, each seen
+# once a stage: few would be learned by heart instead of what the pictures show.
+EPOCHS = {"lidar": 1, "lidar-cam": 1}
+CAMERA_STEPS = 200
+TRAIN_SCENES, VAL_SCENES = 28, 3
 CAMERA_SCALE = 0.5  # of nuScenes' 1600 x 900: what the config's pictures are cut from
 # In the synthetic world these two share one shape and differ by colour, which lidar cannot see.
 SAME_SHAPE = ("motorcycle", "bicycle")
@@ -41,16 +42,25 @@ def _timed(title: str, step: Callable[[], Any], seconds: dict[str, float]) -> An
     return result
 
 
-def write_data(root: Path, seed: int) -> None:
-    """Synthetic scenes, info files and ground-truth database under ``root``, unless there."""
+def write_data(
+    root: Path, seed: int, scenes: int = TRAIN_SCENES, val_scenes: int = VAL_SCENES
+) -> None:
+    """Synthetic scenes and info files under ``root``, unless there.
+
+    Args:
+        root: folder to write.
+        seed: of the scenes.
+        scenes: to train on.
+        val_scenes: held out.
+    """
     from anybev.datasets.nuscenes_infos import create_nuscenes_infos
     from anybev.datasets.synthetic.nuscenes import write_nuscenes
     from anybev.reporting.progress import progress_bar
 
     done = root / "DEMO_DATA_DONE.json"
     wanted = {
-        "scenes": TRAIN_SCENES,
-        "val_scenes": VAL_SCENES,
+        "scenes": scenes,
+        "val_scenes": val_scenes,
         "seed": seed,
         "camera_scale": CAMERA_SCALE,
     }
@@ -60,8 +70,8 @@ def write_data(root: Path, seed: int) -> None:
     with progress_bar("scenes") as update:
         write_nuscenes(
             root,
-            scenes=TRAIN_SCENES,
-            val_scenes=VAL_SCENES,
+            scenes=scenes,
+            val_scenes=val_scenes,
             seed=seed,
             camera_scale=CAMERA_SCALE,
             workers=2,
@@ -86,16 +96,20 @@ def config_options(root: Path, seed: int) -> list[str]:
 
 
 def train_cameras(
-    lidar_checkpoint: Path, out: Path, root: Path, seed: int, steps: int = CAMERA_STEPS
+    out: Path,
+    root: Path,
+    seed: int,
+    steps: int = CAMERA_STEPS,
+    lidar_checkpoint: Path | None = None,
 ) -> None:
-    """Camera branch that tells classes apart, written with the lidar model; unless it is there.
+    """Camera branch that tells classes apart, with the lidar model if given; unless it is there.
 
     Args:
-        lidar_checkpoint: of the lidar stage.
-        out: file for ``load_from`` of the stage with both.
+        out: file for ``load_from`` of the training with both.
         root: folder of the data set.
         seed: of training.
         steps: batches.
+        lidar_checkpoint: of the lidar stage.
     """
     from anybev.engine.config import load
     from anybev.engine.pretrain_cameras import pretrain_cameras
@@ -107,7 +121,14 @@ def train_cameras(
     options = {key: value for key, _, value in pairs}
     config = load(Path(anybev.__file__).parent / SMALL_CONFIGS["lidar-cam"], options)
     with progress_bar("camera branch") as update:
-        pretrain_cameras(config, lidar_checkpoint, out, steps=steps, seed=seed, progress=update)
+        pretrain_cameras(
+            config,
+            out,
+            lidar_checkpoint=lidar_checkpoint,
+            steps=steps,
+            seed=seed,
+            progress=update,
+        )
 
 
 def train_stage(
@@ -176,7 +197,11 @@ def main(seed: int, data_root: Path, work_dir: Path) -> None:
     lidar, fused = report / "lidar", report / "lidar-cam"
     first = _timed("lidar", lambda: train_stage("lidar", root, lidar, seed), seconds)
     lidar_checkpoint, start = lidar / f"epoch_{EPOCHS['lidar']}.pth", report / "start.pth"
-    _timed("cameras", lambda: train_cameras(lidar_checkpoint, start, root, seed), seconds)
+    _timed(
+        "cameras",
+        lambda: train_cameras(start, root, seed, lidar_checkpoint=lidar_checkpoint),
+        seconds,
+    )
     more = [f"load_from={start}"]
     metrics = _timed(
         "lidar and cameras", lambda: train_stage("lidar-cam", root, fused, seed, more), seconds

@@ -19,7 +19,7 @@ def _config(path: Path, root: Path) -> Config:
     chosen = {}
     for option in tiny_camera_options(root):
         key, _, value = option.partition("=")
-        is_cameras = any(f".{part}." in key for part in (*CAMERA_PARTS, "fusion_layer"))
+        is_cameras = any(f".{part}." in key for part in CAMERA_PARTS)
         if path == CAMERA_CONFIG_FILE or not (is_cameras or key.endswith("final_dim")):
             chosen[key] = value if "/" in value else eval(value)
     return load(path, chosen)
@@ -35,7 +35,12 @@ def test_start_has_the_lidar_model_and_a_trained_camera_branch(
     seen: list[int] = []
     out = tmp_path / "start.pth"
     found = pretrain_cameras(
-        config, tmp_path / "lidar.pth", out, steps=7, seed=0, progress=lambda n, _: seen.append(n)
+        config,
+        out,
+        lidar_checkpoint=tmp_path / "lidar.pth",
+        steps=7,
+        seed=0,
+        progress=lambda n, _: seen.append(n),
     )
     assert 0 <= found["accuracy"] <= 1
     assert seen == list(range(1, 8))  # more than an epoch, which has 5 batches
@@ -48,6 +53,18 @@ def test_start_has_the_lidar_model_and_a_trained_camera_branch(
     assert set(start) == set(lidar.state_dict()) | set(cameras)
     changed = [key for key in cameras if not torch.equal(start[key], fresh[key])]
     assert {key.split(".")[0] for key in changed} == set(CAMERA_PARTS)
+
+
+def test_start_without_a_lidar_model_has_the_camera_parts_alone(
+    synthetic_root: Path, tmp_path: Path
+) -> None:
+    config = _config(CAMERA_CONFIG_FILE, synthetic_root)
+    out = tmp_path / "start.pth"
+    pretrain_cameras(config, out, steps=1, seed=0)
+    start = checkpoint.read(out)["state_dict"]
+    assert {key.split(".")[0] for key in start} == set(CAMERA_PARTS)
+    lidar_parts = ["pts_middle_encoder", "pts_backbone", "pts_neck", "bbox_head"]
+    checkpoint.load_into(build_detector(config.model), out, may_lack=lidar_parts)
 
 
 def test_cells_are_those_of_objects_on_the_map() -> None:
@@ -72,5 +89,5 @@ def test_cells_are_those_of_objects_on_the_map() -> None:
 
 def test_config_without_cameras_is_refused(synthetic_root: Path, tmp_path: Path) -> None:
     config = _config(CONFIG_FILE, synthetic_root)
-    with pytest.raises(ValueError, match="model must have a camera branch, got no img_backbone"):
-        pretrain_cameras(config, tmp_path / "a.pth", tmp_path / "b.pth", steps=1, seed=0)
+    with pytest.raises(ValueError, match="branch and a fuser, got no img_backbone"):
+        pretrain_cameras(config, tmp_path / "b.pth", steps=1, seed=0)

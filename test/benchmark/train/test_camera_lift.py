@@ -1,6 +1,5 @@
 """The cameras' worth: how it is computed, and (slow) that it is there."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -50,23 +49,30 @@ def test_faulty_config_has_the_fault_behind_the_loading_of_images(
     assert steps.index("CameraFault") == steps.index("ImageAug3D") + 1
 
 
-def test_curve_reads_the_step_of_each_evaluation(tmp_path: Path) -> None:
-    log = tmp_path / "20260101_000000" / "vis_data" / "scalars.json"
-    log.parent.mkdir(parents=True)
-    rows = [
-        {"loss": 3.0, "step": 160},
-        {"AP/motorcycle": 0.1, "AP/bicycle": 0.3, "step": 1},
-        {"loss": 2.0, "step": 320},
-        {"AP/motorcycle": 0.5, "AP/bicycle": 0.3, "step": 2},
+def test_curve_has_a_point_a_checkpoint_in_the_order_of_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for steps in (160, 1000, 320):
+        (tmp_path / f"iter_{steps}.pth").touch()
+
+    def score(run: Run, checkpoint: Path, config: Path, folder: Path, *_: Any) -> dict[str, float]:
+        assert config == CONFIGS["lidar"]
+        assert folder.name == f"scored_{checkpoint.stem}"
+        steps = int(checkpoint.stem.split("_")[1])
+        return {"AP/motorcycle": steps / 1000, "AP/bicycle": steps / 500}
+
+    monkeypatch.setattr(camera_lift, "score", score)
+    final = {"AP/motorcycle": 0.5, "AP/bicycle": 0.7}
+    found = camera_lift.curve(Run("lidar", 0, tmp_path), final, tmp_path, 1)
+    assert found == [(160, pytest.approx(0.24)), (320, pytest.approx(0.48)), (1000, 0.6)]
+
+
+def test_lidar_cam_starts_with_a_camera_branch_and_no_lidar_model(tmp_path: Path) -> None:
+    lidar, joint = (Run(kind, 0, tmp_path).options for kind in CONFIGS)
+    assert [option for option in joint if option not in lidar] == [
+        f"load_from={tmp_path / 'start.pth'}",
+        "load_from_may_lack=['pts_middle_encoder','pts_backbone','pts_neck','bbox_head']",
     ]
-    log.write_text("\n".join(map(json.dumps, rows)))
-    found = camera_lift.curve(Run("lidar", 0, tmp_path))
-    assert found == [(160, pytest.approx(0.2)), (320, pytest.approx(0.4))]
-
-
-def test_curve_of_two_stages_counts_on() -> None:
-    found = camera_lift.joined([(160, 0.1), (320, 0.2)], [(160, 0.3)])
-    assert found == [(160, 0.1), (320, 0.2), (480, 0.3)]
 
 
 def test_figure_is_a_picture_of_both_sides(tmp_path: Path) -> None:
