@@ -1,5 +1,6 @@
 """Files that a reader sees whole: the old one or the new one, never half of one."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -50,3 +51,33 @@ def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:
     text = json.dumps(content, indent=indent, allow_nan=False)
     with whole_file(path) as stream:
         stream.write(text.encode() + (b"" if indent is None else b"\n"))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file in one write, and wait until it is on the disk.
+
+    Processes that append to one file at the same time keep their lines apart (on a local disk; NFS
+    does not promise it). Where the file ends in half a line, that one is ended first.
+
+    Args:
+        path: file to extend; it and its folder are made when missing.
+        line: without a line break.
+
+    Raises:
+        ValueError: there is a line break in it.
+        OSError: not all of it could be written.
+    """
+    if "\n" in line:
+        raise ValueError(f"{path.name}: line must have no line break, got {line!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        content = ("\n" if torn else "").encode() + line.encode() + b"\n"
+        written = os.write(descriptor, content)
+        if written < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
