@@ -10,6 +10,9 @@
 | ``ANYBEV_TEST_DATA`` | real sample data and golden packs that tests use | ``../shared`` |
 | ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
 | ``ANYBEV_TORCH_INDEX`` | package index of torch (read by install.sh) | pip's default |
+| ``WORLD_SIZE``, ``NODE_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``, ``NUM_GPU_PER_NODE`` | a
+  cluster's job, ``WORLD_SIZE`` being its number of nodes: read by launchers | flags |
+| ``HCCL_IF_IP`` | HCCL's address of this host: checked by launchers | HCCL's choice |
 
 Values are read when they are asked for, so a change takes effect in the running process.
 """
@@ -18,6 +21,14 @@ import os
 from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "npu")
+# What a job calls the variables that clusters set on each node.
+_CLUSTER = {
+    "nnodes": "WORLD_SIZE",
+    "node_rank": "NODE_RANK",
+    "master_addr": "MASTER_ADDR",
+    "port": "MASTER_PORT",
+    "nproc": "NUM_GPU_PER_NODE",
+}
 
 
 class MachineError(RuntimeError):
@@ -80,3 +91,14 @@ def weights_dir() -> Path:
 def test_data() -> Path:
     """Folder of the real sample data and golden packs (it may be missing: tests then skip)."""
     return Path(os.environ.get("ANYBEV_TEST_DATA", "../shared")).resolve()
+
+
+def cluster() -> dict[str, tuple[str, str]]:
+    """Name in a job -> (variable, value), of those that the cluster has set on this node."""
+    values = {name: (key, os.environ.get(key, "").strip()) for name, key in _CLUSTER.items()}
+    return {name: (key, value) for name, (key, value) in values.items() if value}
+
+
+def hccl_if_ip() -> str:
+    """Address of this host that HCCL is told to use, or ""."""
+    return os.environ.get("HCCL_IF_IP", "").strip()
