@@ -22,12 +22,18 @@ _PATH = click.Path(path_type=Path)
 @click.option("--data-root", type=_PATH, help="Where the data set is now, if it moved.")
 @click.option("--rerun", type=_PATH, help="Also write the frames for the rerun viewer (.rrd).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, no table.")
+@click.option(
+    "--linearity", is_flag=True, help="Print training speed over processes as markdown; no page."
+)
+@click.option("--allow-differences", is_flag=True, help="--linearity of runs that are not alike.")
 def report(
     runs: tuple[Path, ...],
     out: Path | None,
     frames: str,
     rerun: Path | None,
     as_json: bool,
+    linearity: bool,
+    allow_differences: bool,
     **given: Any,
 ) -> None:
     """Tables, curves and pictures of runs in one HTML page.
@@ -35,6 +41,11 @@ def report(
     A RUN is the --work-dir of tools/train.py or tools/test.py. With several, differences are to
     the first.
     """
+    if linearity:
+        _print_linearity(runs, allow_differences, as_json)
+        return
+    if allow_differences:
+        raise click.UsageError("--allow-differences belongs to --linearity")
     from rich.console import Console
 
     from anybev.reporting.progress import progress_bar
@@ -73,6 +84,14 @@ def report(
     print_summary(found, Console(highlight=False))
     _say("not shown: ", missing)
     _say("wrote ", [str(path) for path in written])
+
+
+def _print_linearity(runs: Sequence[Path], allow_differences: bool, as_json: bool) -> None:
+    from anybev.reporting.linearity import compare, linearity_markdown, to_json
+    from anybev.reporting.status import plain
+
+    found = compare(runs, allow_differences=allow_differences)
+    click.echo(json.dumps(plain(to_json(found))) if as_json else linearity_markdown(found))
 
 
 def _say(start: str, texts: Sequence[str]) -> None:
