@@ -13,6 +13,8 @@
 | ``WORLD_SIZE``, ``NODE_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``, ``NUM_GPU_PER_NODE`` | a
   cluster's job, ``WORLD_SIZE`` being its number of nodes: read by launchers | flags |
 | ``HCCL_IF_IP`` | HCCL's address of this host: checked by launchers | HCCL's choice |
+| ``ANYBEV_JOB_STARTED`` | when the job began, seconds since 1970: set by its launcher, so that a
+  restart takes up no checkpoint of an earlier job | none |
 
 Values are read when they are asked for, so a change takes effect in the running process.
 """
@@ -21,6 +23,7 @@ import os
 from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "npu")
+JOB_STARTED = "ANYBEV_JOB_STARTED"
 # What a job calls the variables that clusters set on each node.
 _CLUSTER = {
     "nnodes": "WORLD_SIZE",
@@ -102,3 +105,23 @@ def cluster() -> dict[str, tuple[str, str]]:
 def hccl_if_ip() -> str:
     """Address of this host that HCCL is told to use, or ""."""
     return os.environ.get("HCCL_IF_IP", "").strip()
+
+
+def job_started_s() -> float | None:
+    """When the job that this process belongs to began, in seconds since 1970; None outside of one.
+
+    Raises:
+        ValueError: the variable holds no number.
+    """
+    value = os.environ.get(JOB_STARTED, "").strip()
+    if not value:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"{JOB_STARTED} must be seconds since 1970, got {value!r}") from None
+
+
+def restarts() -> int:
+    """How often torchrun has restarted the job's processes: 0 in the first attempt."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

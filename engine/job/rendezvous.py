@@ -1,0 +1,350 @@
+"""Where the nodes of a job meet: a backend of torchrun with fixed ranks and one named address.
+
+The backends that torchrun brings listen on every address of node 0, number the nodes by their names
+and give up without a word about where they tried. This one keeps what users of node scripts expect:
+``--node-rank`` is the rank, only the named address listens, whoever cannot join ends in the
+time that was set with a message that names address and port, and a failure restarts all nodes
+together.
+"""
+
+import contextlib
+import datetime
+import errno
+import ipaddress
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed import (  # type: ignore[attr-defined]
+    DistError,
+    PrefixStore,
+    Store,
+    TCPStore,
+)
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+)
+
+import anybev
+from anybev import envs
+from anybev.engine.job.interfaces import interfaces, resolve
+
+BACKEND = "anybev"  # torchrun's --rdzv-backend
+DEFAULT_JOIN_TIMEOUT_S = 600
+_POLL_S = 0.1
+_TRY_S = 5.0  # one attempt to connect; several fit in the time limit
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Who meets where.
+
+    Attributes:
+        address: numeric IP address of node 0, on which alone it listens.
+        port: TCP port; nodes other than 0 must use node 0's.
+        node_rank: this node, 0 to ``nnodes - 1``.
+        nnodes: nodes of the job.
+        timeout_s: seconds within which all nodes must have joined.
+    """
+
+    address: str
+    port: int
+    node_rank: int
+    nnodes: int
+    timeout_s: float
+
+    @property
+    def place(self) -> str:
+        """Address and port as one reads them."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{host}:{self.port}"
+
+
+def listening_socket(address: str, port: int) -> socket.socket:
+    """A socket that listens on one address.
+
+    Raises:
+        MachineError: the address is not this host's, or the port is in use.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((address, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            own = ", ".join(sorted({found.address for found in interfaces()}))
+            raise envs.MachineError(
+                f"node 0: --master-addr must be an address of this host, got {address} (this host "
+                f"has {own}); try one of them, or --node-rank 1 if this is not the first node"
+            ) from error
+        if error.errno == errno.EADDRINUSE:
+            raise envs.MachineError(
+                f"node 0: --port must be a free port of {address}, got {port}, which is in use; "
+                "try another, the same on every node"
+            ) from error
+        raise
+    return listener
+
+
+def _serve(address: str, port: int, timeout_s: float) -> TCPStore:
+    """A store that listens on one address; torch's own would listen on all."""
+    with listening_socket(address, port) as listener:
+        return TCPStore(
+            address,
+            listener.getsockname()[1],
+            is_master=True,
+            wait_for_workers=False,
+            timeout=datetime.timedelta(seconds=timeout_s),
+            master_listen_fd=os.dup(listener.fileno()),  # the store closes its own
+        )
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: nothing listens there; is node 0 started, with the same --port?"
+    if isinstance(error, TimeoutError):
+        return "no answer: wrong address, host down, or a firewall drops the packets"
+    return (error.strerror or str(error)).lower()
+
+
+def _connect(meeting: Meeting, deadline: float) -> TCPStore:
+    """The store of node 0, as soon as it listens.
+
+    Raises:
+        MachineError: it cannot be reached in time; the message says where and why.
+    """
+    reason = "no time left"
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            socket.create_connection((meeting.address, meeting.port), min(left, _TRY_S)).close()
+        except OSError as error:
+            reason = _why(error)
+            time.sleep(max(0.0, min(0.5, deadline - time.monotonic())))
+            continue
+        try:
+            # At least a second: who listens may be a store, and as slow as a busy host.
+            left = max(1.0, deadline - time.monotonic())
+            store = TCPStore(
+                meeting.address,
+                meeting.port,
+                is_master=False,
+                timeout=datetime.timedelta(seconds=left),
+            )
+            store.set_timeout(datetime.timedelta(seconds=meeting.timeout_s))
+            return store
+        except DistError:
+            reason = "another program listens there; is --port node 0's?"
+    raise envs.MachineError(
+        f"node {meeting.node_rank}: could not reach node 0 at {meeting.place} within "
+        f"{meeting.timeout_s:g} s ({reason})"
+    )
+
+
+class NodeRendezvous(RendezvousHandler):
+    """All nodes of a job, in rounds: one at the start, one more after each failure.
+
+    Args:
+        meeting: who meets where.
+        run_id: torchrun's name of the job.
+    """
+
+    def __init__(self, meeting: Meeting, run_id: str) -> None:
+        self.meeting = meeting
+        self._run_id = run_id
+        self._round = 0
+        self._store: Store | None = None
+        self._server: TCPStore | None = None  # of the workers, of the newest round
+
+    def get_backend(self) -> str:
+        """Name of the backend."""
+        return BACKEND
+
+    @property
+    def use_agent_store(self) -> bool:
+        """Node 0's agent holds the store that the workers use: they open no port for it."""
+        return True
+
+    def get_run_id(self) -> str:
+        """Name of the job, as torchrun knows it."""
+        return self._run_id
+
+    def is_closed(self) -> bool:
+        """Whether a node has ended the job."""
+        return bool(self._call("check", ["closed"]))
+
+    def set_closed(self) -> None:
+        """Tell the other nodes that the job is over."""
+        self._call("set", "closed", f"node {self.meeting.node_rank}")
+
+    def shutdown(self) -> bool:
+        """Tell the other nodes; those that wait for this one end at once."""
+        if self._store is None:
+            return True
+        try:
+            self.set_closed()
+        except envs.MachineError:
+            return False  # node 0 is gone: nobody is left to be told
+        return True
+
+    def num_nodes_waiting(self) -> int:
+        """Nodes that wait for a new round: more than none makes torchrun restart the others."""
+        return int(self._call("add", f"round_{self._round + 1}/joined", 0))
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Join the next round and wait until every node has.
+
+        Raises:
+            MachineError: not all nodes joined in time, a rank was given twice, nodes do not fit
+                together, or the job is over.
+        """
+        meeting = self.meeting
+        deadline = time.monotonic() + meeting.timeout_s
+        if self._store is None:
+            self._store = (
+                _serve(meeting.address, meeting.port, meeting.timeout_s)
+                if meeting.node_rank == 0
+                else _connect(meeting, deadline)
+            )
+            self._compare_facts(deadline)
+        number = int(self._call("add", "rounds", 0)) + 1
+        with self._joined(number):
+            port = self._open(number, deadline)
+        self._round = number
+        return RendezvousInfo(
+            PrefixStore(f"round_{number}/agents", self._store),
+            meeting.node_rank,
+            meeting.nnodes,
+            RendezvousStoreInfo(meeting.address, port),
+        )
+
+    def _call(self, name: str, *arguments: object) -> Any:
+        """One operation of the store, whose loss is the loss of node 0."""
+        try:
+            return getattr(self._store, name)(*arguments)
+        except DistError as error:
+            raise envs.MachineError(
+                f"node {self.meeting.node_rank}: lost node 0 at {self.meeting.place}; its messages "
+                "say why it ended"
+            ) from error
+
+    def _compare_facts(self, deadline: float) -> None:
+        """End where nodes were started for different jobs: they would hang, or train nonsense."""
+        own = {
+            "--nnodes": str(self.meeting.nnodes),
+            "torch": torch.__version__.split("+")[0],
+            "anybev": anybev.__version__,
+        }
+        if self.meeting.node_rank == 0:
+            self._call("set", "facts", json.dumps(own))
+            return
+        while not self._call("check", ["facts"]):
+            self._pause(deadline, "node 0 listens but tells nothing about its job")
+        theirs = json.loads(bytes(self._call("get", "facts")))
+        for name, value in own.items():
+            if theirs.get(name) != value:
+                raise envs.MachineError(
+                    f"node {self.meeting.node_rank}: {name} must be the same on every node, got "
+                    f"{value} here and {theirs.get(name)} on node 0 ({self.meeting.place})"
+                )
+
+    @contextlib.contextmanager
+    def _joined(self, number: int) -> Iterator[None]:
+        """Be counted in a round; withdrawn again when it does not come about."""
+        rank = self.meeting.node_rank
+        if rank >= self.meeting.nnodes:
+            raise ValueError(f"job: --node-rank must be 0 to {self.meeting.nnodes - 1}, got {rank}")
+        claim, me = f"round_{number}/node_{rank}", f"{socket.gethostname()}, pid {os.getpid()}"
+        holder = bytes(self._call("compare_set", claim, "", me)).decode()
+        if holder != me:
+            raise envs.MachineError(
+                f"node {rank}: --node-rank must be another on every node, got {rank}, which "
+                f"{holder} has"
+            )
+        self._call("add", f"round_{number}/joined", 1)
+        complete = False
+        try:
+            yield
+            complete = True
+        finally:
+            if not complete:
+                with contextlib.suppress(envs.MachineError):  # node 0 may be what was lost
+                    self._call("add", f"round_{number}/joined", -1)
+                    self._call("delete_key", claim)
+
+    def _open(self, number: int, deadline: float) -> int:
+        """Wait for every node; the port of the round's store, which node 0 opens."""
+        key = f"round_{number}/port"
+        if self.meeting.node_rank != 0:
+            while not self._call("check", [key]):
+                self._pause(deadline, self._missing(number))
+            return int(bytes(self._call("get", key)))
+        while int(self._call("add", f"round_{number}/joined", 0)) < self.meeting.nnodes:
+            self._pause(deadline, self._missing(number))
+        # A store of its own for each round: no key of the last one can be taken for this one's.
+        self._server = _serve(self.meeting.address, 0, self.meeting.timeout_s)
+        self._call("add", "rounds", 1)
+        self._call("set", key, str(self._server.port))
+        return int(self._server.port)
+
+    def _missing(self, number: int) -> str:
+        ranks = range(self.meeting.nnodes)
+        absent = [r for r in ranks if not self._call("check", [f"round_{number}/node_{r}"])]
+        names = ", ".join(map(str, absent)) or "none"
+        return f"{len(ranks) - len(absent)} of {len(ranks)} nodes joined, missing: {names}"
+
+    def _pause(self, deadline: float, state: str) -> None:
+        """Wait a moment for the others.
+
+        Raises:
+            MachineError: the job is over, or the time is up.
+        """
+        meeting = self.meeting
+        if self.is_closed():
+            who = bytes(self._call("get", "closed")).decode()
+            raise envs.MachineError(f"node {meeting.node_rank}: {who} has ended the job")
+        if time.monotonic() > deadline:
+            raise envs.MachineError(
+                f"node {meeting.node_rank}: not all nodes met at {meeting.place} within "
+                f"{meeting.timeout_s:g} s ({state})"
+            )
+        time.sleep(_POLL_S)
+
+
+def create(parameters: RendezvousParameters) -> NodeRendezvous:
+    """The handler that torchrun asks for: ``rank`` and ``join_timeout`` come in ``--rdzv-conf``.
+
+    Raises:
+        ValueError: the endpoint has no port, or the rank is missing.
+        MachineError: the address cannot be resolved, or no other node could reach it.
+    """
+    host, _, port = parameters.endpoint.rpartition(":")
+    rank = parameters.get_as_int("rank")
+    if not host or not port.isdigit() or rank is None:
+        raise ValueError(
+            "job: --rdzv-endpoint must be ADDRESS:PORT with rank=N in --rdzv-conf, got "
+            f"{parameters.endpoint!r} and {parameters.config}"
+        )
+    host = host.strip("[]")
+    address = resolve(host)
+    by_name = host not in (address, "localhost")
+    if parameters.max_nodes > 1 and by_name and ipaddress.ip_address(address).is_loopback:
+        raise envs.MachineError(
+            f"node {rank}: --master-addr must be reachable from the other nodes, got {host!r}, "
+            f"which is {address} here; try the IP address of node 0's network interface"
+        )
+    timeout_s = parameters.get_as_int("join_timeout", DEFAULT_JOIN_TIMEOUT_S)
+    meeting = Meeting(address, int(port), rank, parameters.max_nodes, float(timeout_s or 0))
+    return NodeRendezvous(meeting, parameters.run_id)
