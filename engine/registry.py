@@ -37,6 +37,12 @@ OPTIM_WRAPPERS = root.Registry(
 RUNNERS = root.Registry(
     "runner", parent=root.RUNNERS, scope=SCOPE, locations=["anybev.engine.runner"]
 )
+LOG_PROCESSORS = root.Registry(
+    "log processor",
+    parent=root.LOG_PROCESSORS,
+    scope=SCOPE,
+    locations=["anybev.engine.log_lines"],
+)
 
 # Registries that AnyBEV adds nothing to: their children only let a config of scope ``anybev`` find
 # mmengine's optimizers, schedulers and visualizers without a warning.
@@ -46,7 +52,6 @@ for _registry in (
     root.PARAM_SCHEDULERS,
     root.VISUALIZERS,
     root.VISBACKENDS,
-    root.LOG_PROCESSORS,
     root.EVALUATOR,
     root.MODEL_WRAPPERS,
     root.WEIGHT_INITIALIZERS,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anybev.engine import distributed
+from anybev.engine.job_events import JobEvents
 from anybev.engine.launch import add_common_flags, build_runner, prepare
 from anybev.engine.metrics import NuScenesMetric
 from anybev.engine.runner import Runner
@@ -88,13 +89,16 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, Any]:
     check_flags(args)
     config = prepare(args)
     config.load_from, config.resume = args.checkpoint, False
-    runner = build_runner(config)
-    metrics = runner.test()
-    rank = runner.rank
-    distributed.leave()  # before drawing: it may take longer than the others would wait
-    if rank == 0:
-        write_json(Path(runner.work_dir) / "test_metrics.json", metrics)
-        if args.show_dir:
-            draw(runner, args)
-        print(json.dumps(plain(metrics)), flush=True)
-    return dict(metrics)
+    message = f"evaluating {Path(args.checkpoint).name}"
+    with JobEvents(config.work_dir, "evaluate", config.launcher, message) as job:
+        job.runner = runner = build_runner(config)
+        metrics = dict(runner.test())
+        rank = runner.rank
+        distributed.leave()  # before drawing: it may take longer than the others would wait
+        if rank == 0:
+            write_json(Path(runner.work_dir) / "test_metrics.json", metrics)
+            if args.show_dir:
+                draw(runner, args)
+            print(json.dumps(plain(metrics)), flush=True)
+        job.kpi = metrics
+    return metrics

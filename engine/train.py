@@ -8,7 +8,9 @@ from typing import Any
 from mmengine.config import Config
 
 from anybev.engine import distributed
+from anybev.engine.job_events import JobEvents
 from anybev.engine.launch import add_common_flags, build_runner, prepare
+from anybev.engine.tensorboard import require_tensorboard, write_for_tensorboard
 from anybev.reporting.status import write_json
 
 
@@ -27,15 +29,19 @@ def parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT",
         help="continue from CHECKPOINT, or from the newest one of the work directory",
     )
+    flags.add_argument(
+        "--tensorboard", action="store_true", help="also write the curves for TensorBoard"
+    )
     add_common_flags(flags)
     return flags
 
 
 def apply_flags(config: Config, args: argparse.Namespace) -> None:
-    """Write ``--amp``, ``--auto-scale-lr`` and ``--resume`` into the config.
+    """Write ``--amp``, ``--auto-scale-lr``, ``--resume`` and ``--tensorboard`` into the config.
 
     Raises:
         ValueError: the config does not say what the flag needs.
+        MachineError: TensorBoard is asked for, and not installed.
     """
     if args.amp:
         config.optim_wrapper.type = "AmpOptimWrapper"
@@ -50,6 +56,9 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
         config.resume, config.load_from = True, None
     elif args.resume:
         config.resume, config.load_from = True, args.resume
+    if args.tensorboard:
+        write_for_tensorboard(config)
+    require_tensorboard(config)
 
 
 def train(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -57,10 +66,15 @@ def train(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parser().parse_args(argv)
     config = prepare(args)
     apply_flags(config, args)
-    runner = build_runner(config)
-    runner.train()
-    metrics = dict(getattr(runner, "last_metrics", {}))
-    if metrics and runner.rank == 0:
-        write_json(Path(runner.work_dir) / "metrics.json", metrics)
-    distributed.leave()
+    message = f"training {Path(args.config).name}"
+    with JobEvents(config.work_dir, "train", config.launcher, message) as job:
+        job.runner = runner = build_runner(config)
+        runner.train()
+        metrics = dict(getattr(runner, "last_metrics", {}))
+        measures = getattr(runner, "train_measures", None)
+        known = metrics | ({"train": measures} if measures else {})
+        if known and runner.rank == 0:
+            write_json(Path(runner.work_dir) / "metrics.json", known)
+        job.kpi = metrics
+        distributed.leave()
     return metrics

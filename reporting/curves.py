@@ -115,7 +115,8 @@ def training_figure(runs: Sequence[Run]) -> Figure | None:
 
 
 def _is_curve(key: str) -> bool:
-    return key not in ("step", "iter", "epoch", "base_lr")
+    # With a slash: one process's times and memory, too many to draw.
+    return key not in ("step", "iter", "epoch", "base_lr", "memory") and "/" not in key
 
 
 def validation_figure(runs: Sequence[Run]) -> Figure | None:

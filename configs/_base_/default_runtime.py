@@ -10,6 +10,8 @@ default_hooks = dict(
     run_facts=dict(type="RunFactsHook"),
     sync_buffers=dict(type="SyncBuffersHook"),  # several processes score and save one model
     bad_samples=dict(type="BadSamplesHook"),
+    throughput=dict(type="ThroughputHook"),  # ETA, and what metrics.json says of the training
+    status=dict(type="StatusHook", interval_s=10),  # status.json, for `anybev status`
 )
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method="fork", opencv_num_threads=0))
 log_processor = dict(type="LogProcessor", window_size=50, by_epoch=True)

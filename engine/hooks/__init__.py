@@ -3,5 +3,13 @@
 from anybev.engine.hooks.bad_samples import BadSamplesHook
 from anybev.engine.hooks.last_metrics import LastMetricsHook
 from anybev.engine.hooks.run_facts import RunFactsHook
+from anybev.engine.hooks.status import StatusHook
+from anybev.engine.hooks.throughput import ThroughputHook
 
-__all__ = ["BadSamplesHook", "LastMetricsHook", "RunFactsHook"]
+__all__ = [
+    "BadSamplesHook",
+    "LastMetricsHook",
+    "RunFactsHook",
+    "StatusHook",
+    "ThroughputHook",
+]

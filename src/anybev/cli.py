@@ -9,6 +9,7 @@ import click
 import anybev
 from anybev import envs
 from anybev.reporting.cli import report
+from anybev.reporting.status_cli import status
 
 
 class _ClearErrors(click.Group):
@@ -233,3 +234,4 @@ def validate_data(
 
 
 main.add_command(report)
+main.add_command(status)
