@@ -89,10 +89,16 @@ class JobOptions:
         return self.nnodes * self.nproc
 
     @property
-    def log_name(self) -> str:
-        """Case with the real number of processes; nodes that do not lead add their number."""
-        name = _CASE_SIZE.sub(f"_{self.world_size}p", self.case or "job")
-        return name if self.node_rank == 0 else f"{name}_node{self.node_rank}"
+    def log_file(self) -> Path | None:
+        """Where the output goes: under the case's name, with the real number of processes.
+
+        Nodes that do not lead add their number. None without a case.
+        """
+        if self.case is None:
+            return None
+        name = _sized(self.case, self.world_size)
+        node = f"_node{self.node_rank}" if self.node_rank else ""
+        return self.output_dir / f"{name}{node}.log"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -243,7 +249,14 @@ def _add_defaults(given: dict[str, Any]) -> None:
     given.setdefault("epochs", (2 if demo else 6) if full else 1)
     given.setdefault("nnodes", 2 if _is_of_several_nodes(given["case"]) else 1)
     if given["work_dir"] is None:
-        given["work_dir"] = Path("work_dirs") / (given["case"] + ("_demo" if demo else ""))
+        processes = given["nnodes"] * given.get("nproc", JobOptions.nproc)
+        name = _sized(given["case"], processes) + ("_demo" if demo else "")
+        given["work_dir"] = Path("work_dirs") / name
+
+
+def _sized(case: str, processes: int) -> str:
+    """``train_full_8p_base_fp16`` with another number of processes."""
+    return _CASE_SIZE.sub(f"_{processes}p", case)
 
 
 def _is_of_several_nodes(case: str) -> bool:
