@@ -9,6 +9,7 @@ import click
 import anybev
 from anybev import envs
 from anybev.reporting.cli import report
+from anybev.reporting.regress_cli import regress
 from anybev.reporting.status_cli import status
 
 
@@ -234,4 +235,5 @@ def validate_data(
 
 
 main.add_command(report)
+main.add_command(regress)
 main.add_command(status)
