@@ -50,7 +50,8 @@ def torchrun_arguments(options: "JobOptions") -> list[str]:
         f"--max-restarts={options.max_restarts}",
         f"--rdzv-backend={rendezvous.BACKEND}",
         f"--rdzv-endpoint={host}:{options.port}",
-        f"--rdzv-conf=rank={options.node_rank},join_timeout={options.join_timeout_s}",
+        f"--rdzv-conf=rank={options.node_rank},join_timeout={options.join_timeout_s},"
+        f"max_restarts={options.max_restarts}",
         "--rdzv-id=anybev",
     ]
 

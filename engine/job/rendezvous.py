@@ -53,6 +53,7 @@ class Meeting:
         node_rank: this node, 0 to ``nnodes - 1``.
         nnodes: nodes of the job.
         timeout_s: seconds within which all nodes must have joined.
+        max_restarts: how often the job may start again, whichever node fails.
     """
 
     address: str
@@ -60,6 +61,7 @@ class Meeting:
     node_rank: int
     nnodes: int
     timeout_s: float
+    max_restarts: int = 0
 
     @property
     def place(self) -> str:
@@ -208,7 +210,7 @@ class NodeRendezvous(RendezvousHandler):
 
         Raises:
             MachineError: not all nodes joined in time, a rank was given twice, nodes do not fit
-                together, or the job is over.
+                together, the job is over or has failed too often.
         """
         meeting = self.meeting
         deadline = time.monotonic() + meeting.timeout_s
@@ -220,9 +222,15 @@ class NodeRendezvous(RendezvousHandler):
             )
             self._compare_facts(deadline)
         number = int(self._call("add", "rounds", 0)) + 1
+        if number > meeting.max_restarts + 1:
+            raise envs.MachineError(
+                f"node {meeting.node_rank}: the job has failed {number - 1} times, --max-restarts "
+                f"is {meeting.max_restarts}"
+            )
         with self._joined(number):
             port = self._open(number, deadline)
         self._round = number
+        os.environ[envs.JOB_ROUND] = str(number)  # torchrun hands its environment to the workers
         return RendezvousInfo(
             PrefixStore(f"round_{number}/agents", self._store),
             meeting.node_rank,
@@ -324,7 +332,7 @@ class NodeRendezvous(RendezvousHandler):
 
 
 def create(parameters: RendezvousParameters) -> NodeRendezvous:
-    """The handler that torchrun asks for: ``rank`` and ``join_timeout`` come in ``--rdzv-conf``.
+    """The handler that torchrun asks for: ``--rdzv-conf`` holds ``rank`` and limits.
 
     Raises:
         ValueError: the endpoint has no port, or the rank is missing.
@@ -346,5 +354,8 @@ def create(parameters: RendezvousParameters) -> NodeRendezvous:
             f"which is {address} here; try the IP address of node 0's network interface"
         )
     timeout_s = parameters.get_as_int("join_timeout", DEFAULT_JOIN_TIMEOUT_S)
-    meeting = Meeting(address, int(port), rank, parameters.max_nodes, float(timeout_s or 0))
+    restarts = parameters.get_as_int("max_restarts", 0)
+    meeting = Meeting(
+        address, int(port), rank, parameters.max_nodes, float(timeout_s or 0), restarts or 0
+    )
     return NodeRendezvous(meeting, parameters.run_id)

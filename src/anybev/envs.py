@@ -13,8 +13,8 @@
 | ``WORLD_SIZE``, ``NODE_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``, ``NUM_GPU_PER_NODE`` | a
   cluster's job, ``WORLD_SIZE`` being its number of nodes: read by launchers | flags |
 | ``HCCL_IF_IP`` | HCCL's address of this host: checked by launchers | HCCL's choice |
-| ``ANYBEV_JOB_STARTED`` | when the job began, seconds since 1970: set by its launcher, so that a
-  restart takes up no checkpoint of an earlier job | none |
+| ``ANYBEV_JOB_STARTED``, ``ANYBEV_JOB_ROUND`` | when the job began (seconds since 1970) and how
+  often, set by its launcher: a restart takes up this job's checkpoints | none, ``1`` |
 
 Values are read when they are asked for, so a change takes effect in the running process.
 """
@@ -24,6 +24,7 @@ from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "npu")
 JOB_STARTED = "ANYBEV_JOB_STARTED"
+JOB_ROUND = "ANYBEV_JOB_ROUND"
 # What a job calls the variables that clusters set on each node.
 _CLUSTER = {
     "nnodes": "WORLD_SIZE",
@@ -122,6 +123,6 @@ def job_started_s() -> float | None:
         raise ValueError(f"{JOB_STARTED} must be seconds since 1970, got {value!r}") from None
 
 
-def restarts() -> int:
-    """How often torchrun has restarted the job's processes: 0 in the first attempt."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def job_round() -> int:
+    """1 in a job's first attempt and outside of one, one more after each restart."""
+    return int(os.environ.get(JOB_ROUND, "1"))
