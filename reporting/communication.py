@@ -22,7 +22,6 @@ from statistics import NormalDist
 from typing import Any
 
 MIB = 1024 * 1024
-FIRST_BUCKET_BYTES = MIB  # DDP's first bucket is smaller, so that the exchange begins early
 DTYPE_BYTES = {"fp32": 4, "bf16": 2}
 _DENSITY_POINTS = 4000
 _DENSITY_RANGE = 9.0  # standard deviations; what lies beyond changes no printed digit
@@ -180,7 +179,8 @@ def bucket_bytes(gradient_bytes: Sequence[int], cap_mb: float, wire: str = "fp32
 
     Args:
         gradient_bytes: of each parameter in fp32, in the model's order.
-        cap_mb: DDP's ``bucket_cap_mb``; a bucket is closed by the gradient that reaches it.
+        cap_mb: DDP's ``bucket_cap_mb``; a bucket is closed by the gradient that reaches it. (DDP
+            makes its first bucket smaller only where no limit is given; configs give one.)
         wire: ``fp32``, or ``bf16`` for compressed gradients.
 
     Raises:
@@ -192,12 +192,12 @@ def bucket_bytes(gradient_bytes: Sequence[int], cap_mb: float, wire: str = "fp32
         raise ValueError(f"buckets: cap_mb must be positive, got {cap_mb}")
     if wire not in DTYPE_BYTES:
         raise ValueError(f"buckets: wire must be one of {', '.join(DTYPE_BYTES)}, got {wire}")
-    limit, filled, found = min(FIRST_BUCKET_BYTES, cap_mb * MIB), 0, []
+    filled, found = 0, []
     for size in reversed(gradient_bytes):
         filled += size
-        if filled >= limit:
+        if filled >= cap_mb * MIB:
             found.append(filled)
-            limit, filled = cap_mb * MIB, 0
+            filled = 0
     found += [filled] if filled else []
     return [size * DTYPE_BYTES[wire] // DTYPE_BYTES["fp32"] for size in found]
 

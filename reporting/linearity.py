@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anybev.reporting.config_text import flat_config
+from anybev.reporting.config_identity import config_entries
 from anybev.reporting.run import Run, number, read_json, read_runs
 from anybev.reporting.tables import markdown_table
 
@@ -25,13 +25,12 @@ HEADER = (
     "linearity",
 )
 _NEEDED = ("samples_per_s", "world_size", "global_batch", "precision", "device")
-# Where a run is kept, how it is watched and how it goes on: nothing that a step costs.
+# How a run is watched, judged and goes on: nothing that a step costs.
 _NOT_COMPARED = frozenset(
     (
-        *("auto_scale_lr", "custom_hooks", "default_hooks", "env_cfg", "experiment_name"),
-        *("launcher", "load_from", "log_level", "log_processor", "randomness", "resume"),
-        *("test_cfg", "test_dataloader", "test_evaluator", "train_cfg", "val_cfg"),
-        *("val_dataloader", "val_evaluator", "vis_backends", "visualizer", "work_dir"),
+        *("auto_scale_lr", "custom_hooks", "load_from", "load_from_may_lack", "train_cfg"),
+        *("test_cfg", "test_dataloader", "test_evaluator"),
+        *("val_cfg", "val_dataloader", "val_evaluator"),
     )
 )
 _LEARNING_RATE = re.compile(r"^(optim_wrapper\.optimizer\.lr|param_scheduler\b)")
@@ -187,7 +186,7 @@ def _speed(run: Run) -> Speed:
     for key in ("samples_per_s", "world_size", "global_batch"):
         if (number(train[key]) or 0) <= 0:
             raise ValueError(f"linearity: {path}: {key} must be positive, got {train[key]!r}")
-    config = flat_config(run.config_text)
+    config = _entries(run.config_text)
     epochs = number(config.get("train_cfg.max_epochs"))
     return Speed(
         name=f"{int(train['world_size'])}p-{train['device']}",
@@ -212,6 +211,13 @@ def _renamed(speed: Speed) -> Speed:
     """Two runs on as many devices of one kind: their folders tell them apart."""
     name = f"{speed.name} ({speed.path.resolve().name})"
     return Speed(**{**vars(speed), "name": name})
+
+
+def _entries(text: str) -> dict[str, Any]:
+    try:
+        return config_entries(text)
+    except ValueError:  # said among the differences
+        return {}
 
 
 def _modality(config: Mapping[str, Any]) -> str | None:

@@ -70,9 +70,10 @@ def test_spread_explains_what_communication_does_not() -> None:
 
 def test_buckets_hold_every_byte_last_first() -> None:
     sizes = [3 * model.MIB, model.MIB // 2, model.MIB, model.MIB // 4]
-    # 0.25 + 1 reach the first limit of 1 MiB, 0.5 + 3 the second of 2.
-    assert model.bucket_bytes(sizes, 2) == [5 * model.MIB // 4, 7 * model.MIB // 2]
-    assert model.bucket_bytes(sizes, 2, "bf16") == [5 * model.MIB // 8, 7 * model.MIB // 4]
+    # 0.25 + 1 + 0.5 do not reach the limit of 2 MiB, with 3 they do.
+    assert model.bucket_bytes(sizes, 2) == [19 * model.MIB // 4]
+    assert model.bucket_bytes(sizes, 1) == [5 * model.MIB // 4, 7 * model.MIB // 2]
+    assert model.bucket_bytes(sizes, 1, "bf16") == [5 * model.MIB // 8, 7 * model.MIB // 4]
     assert sum(model.bucket_bytes(sizes, 1000)) == sum(sizes)
 
 

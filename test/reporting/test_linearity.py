@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from anybev.cli import main
-from anybev.reporting.config_text import flat_config
 from anybev.reporting.linearity import compare
 from anybev.reporting.status import write_json
 
@@ -150,9 +149,3 @@ def test_allow_differences_belongs_to_linearity(eight: Path) -> None:
     result = CliRunner().invoke(main, ["report", str(eight), "--allow-differences"])
     assert result.exit_code == 2
     assert "--allow-differences belongs to --linearity" in result.stderr
-
-
-def test_a_config_is_read_without_running_it() -> None:
-    text = "a = dict(b=[dict(c=1), dict(c=f(2))], d={'e': (1, 2)})\nopen('x', 'w')\nf = a.b\n"
-    assert flat_config(text) == {"a.b.0.c": 1, "a.b.1.c": "f(2)", "a.d.'e'": (1, 2), "f": "a.b"}
-    assert flat_config("a = (") == {}
