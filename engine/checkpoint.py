@@ -1,8 +1,11 @@
 """Checkpoints: written whole, read without running code they carry, loaded whole or not at all."""
 
+import errno
 import platform
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 import anybev
 from anybev.engine.safe_load import UnsafeCheckpointError, load_untrusted
 from anybev.engine.weights import CheckpointMismatchError, LoadReport, fill
+from anybev.envs import MachineError
 from anybev.files import whole_file
 
 __all__ = [
@@ -51,6 +55,58 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MIB = 2**20
+
+
+def _tensor_bytes(value: Any) -> int:
+    if isinstance(value, Tensor):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(map(_tensor_bytes, value.values()))
+    return sum(map(_tensor_bytes, value)) if isinstance(value, (list, tuple)) else 0
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def disk_full(error: BaseException) -> OSError | None:
+    """The error of a full disk, quota or file size limit behind ``error``, if that is what it is.
+
+    torch's writer hides it behind an error about positions in the file.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            return cause
+    return None
+
+
+@contextmanager
+def name_full_disk(folder: Path) -> Iterator[None]:
+    """Around a training: a log or a table that finds no space ends in a clear error too.
+
+    Args:
+        folder: work directory, whose free space the message tells.
+
+    Raises:
+        MachineError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        free = shutil.disk_usage(folder).free / _MIB
+        raise MachineError(
+            f"train: {folder} must have space for logs and checkpoints, got {error.strerror!r} "
+            f"({error.filename or 'file not told'}) with {free:.1f} MiB free; try --resume when "
+            "there is room"
+        ) from error
+
+
 def save(
     path: Path | str,
     weights: nn.Module | Mapping[str, Tensor],
@@ -74,6 +130,7 @@ def save(
 
     Raises:
         TypeError: ``meta`` or ``state`` holds something else than plain data.
+        MachineError: the disk is full; an older file of that name stays as it was.
     """
     path = Path(path)
     tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
@@ -93,8 +150,19 @@ def save(
         "state_dict": _plain(tensors, "state_dict"),
         "state": _plain(state or {}, "state"),
     }
-    with whole_file(path, durable=True) as stream:
-        torch.save(content, stream)
+    try:
+        with whole_file(path, durable=True) as stream:
+            torch.save(content, stream)
+    except (OSError, RuntimeError) as error:
+        full = disk_full(error)
+        if full is None:
+            raise
+        free, needed = shutil.disk_usage(path.parent).free, _tensor_bytes(content)
+        raise MachineError(
+            f"save: {path} must find {needed / _MIB:.1f} MiB of space, got {full.strerror!r} with "
+            f"{free / _MIB:.1f} MiB free; what was saved before is untouched: try --resume when "
+            "there is room"
+        ) from error
 
 
 def read(path: Path | str, *, map_location: str | torch.device = "cpu") -> dict[str, Any]:

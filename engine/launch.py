@@ -67,7 +67,8 @@ def prepare(args: argparse.Namespace) -> Config:
     elif not config.get("work_dir"):
         config.work_dir = str(Path("work_dirs") / Path(args.config).stem)
     config.setdefault("env_cfg", {})
-    config.env_cfg["dist_cfg"] = {"backend": current_backend().collective}
+    options = config.env_cfg.get("dist_cfg", {})
+    config.env_cfg["dist_cfg"] = {**options, "backend": current_backend().collective}
     return config
 
 

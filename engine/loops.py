@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_gather_object
 from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop
+from torch import nn
 
 from anybev.device import current_backend
 from anybev.engine.registry import LOOPS
+from anybev.engine.worker_errors import batches
 
 
 @LOOPS.register_module()
@@ -18,6 +20,22 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
     The data loader's ``EpochSampler`` holds the position; this loop tells it what was trained on.
     """
 
+    def run(self) -> nn.Module:
+        """Train; a run that was resumed at an epoch's end evaluates that epoch first if it is due.
+
+        Its checkpoint was written before the evaluation, so the run may have ended in it.
+        """
+        if self._epoch and self._epoch != self.dataloader.sampler.epoch and self._evaluates():
+            self.runner.val_loop.run()
+        model: nn.Module = super().run()
+        return model
+
+    def _evaluates(self) -> bool:
+        """Whether an evaluation follows the epoch that has just ended."""
+        self._decide_current_val_interval()
+        due = self._epoch % self.val_interval == 0 or self._epoch == self._max_epochs
+        return self.runner.val_loop is not None and self._epoch >= self.val_begin and due
+
     def run_epoch(self) -> None:
         """Run the current epoch, or the rest of it."""
         sampler = self.dataloader.sampler
@@ -25,7 +43,7 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         first = sampler.done // self.dataloader.batch_size
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        for index, data in enumerate(self.dataloader, start=first):
+        for index, data in enumerate(batches(self.dataloader), start=first):
             self.run_iter(index, data)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
@@ -55,7 +73,7 @@ class _TimedLoop:
         self.runner.call_hook(f"before_{self.step}")
         self.runner.call_hook(f"before_{self.step}_epoch")
         self.runner.model.eval()
-        for index, data in enumerate(self.dataloader):
+        for index, data in enumerate(batches(self.dataloader)):
             self.run_iter(index, data)
         metrics: dict[str, Any] = self.evaluator.evaluate(len(self.dataloader.dataset))
         shares = all_gather_object((self.frames, self.seconds))

@@ -1,27 +1,30 @@
 """mmengine's Runner with AnyBEV's checkpoints and data loaders."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, broadcast_object_list, get_rank
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader
 
 from anybev.datasets.sample import Batch, Sample, collate
 from anybev.engine import checkpoint as checkpoints
-from anybev.engine import distributed
+from anybev.engine import distributed, newest
 from anybev.engine.builder import build_detector
 from anybev.engine.detector_adapter import DetectorAdapter
 from anybev.engine.loops import ResumableEpochLoop
+from anybev.engine.lost_ranks import name_lost_ranks
 from anybev.engine.pretrained import load_pretrained
 from anybev.engine.registry import RUNNERS
 from anybev.engine.seeding import rng_state, set_rng_state
+from anybev.engine.stopping import ShieldedWorker, end_with_parent
 
 # What CheckpointHook keeps between runs: the best checkpoint so far, and those to delete later.
 _HOOK_FACTS = ("best_", "keep_ckpt_ids")
@@ -46,6 +49,26 @@ def _is_for_the_user(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(('"FileClient" will be', '"HardDiskBackend" is the'))
 
 
+def _everywhere(act: Callable[[], Any]) -> Any:
+    """What ``act`` returns on the first process, on every process; or the error it raises.
+
+    One process reads and writes files: the others need not see its disk, and none goes on alone.
+
+    Raises:
+        Exception: of ``act``, on every process.
+    """
+    outcome: list[Any] = [None, None]
+    if get_rank() == 0:
+        try:
+            outcome[0] = act()
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            outcome[1] = error
+    broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
     """Drives training and evaluation; see ``mmengine.runner.Runner`` for the arguments.
@@ -57,10 +80,14 @@ class Runner(MMEngineRunner):
 
     optim_wrapper: Any
     param_schedulers: Any
+    #: In training, a group of all processes that needs no accelerator; None with one process.
+    hosts: ProcessGroup | None = None
     _may_lack: tuple[str, ...] = ()  # parts that a checkpoint may lack: in training alone
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """As mmengine's; several processes also without an accelerator."""
+        if self.launcher == "pytorch":
+            end_with_parent()
         if distributed.joins_by_itself(self.launcher):
             distributed.join(env_cfg.get("dist_cfg", {}))
         super().setup_env(env_cfg)
@@ -98,6 +125,7 @@ class Runner(MMEngineRunner):
             dataloader = {"collate_fn": collate_batch, **dataloader, "dataset": dataset}
         loader: DataLoader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         loader.generator = torch.Generator().manual_seed(seed or 0)
+        loader.worker_init_fn = ShieldedWorker(loader.worker_init_fn)
         return loader
 
     @property
@@ -126,10 +154,29 @@ class Runner(MMEngineRunner):
     ) -> None:
         """Write one checkpoint atomically (called by mmengine's CheckpointHook on every rank)."""
         generators = all_gather_object(rng_state())  # of every rank: each draws its own dropout
-        if self.rank != 0:
-            return
+        _everywhere(
+            lambda: self._save(
+                Path(out_dir) / filename,
+                generators,
+                meta or {},
+                save_optimizer=save_optimizer,
+                save_param_scheduler=save_param_scheduler,
+                by_epoch=by_epoch,
+            )
+        )
+
+    def _save(
+        self,
+        path: Path,
+        generators: list[dict[str, Any]],
+        meta: Mapping[str, Any],
+        *,
+        save_optimizer: bool,
+        save_param_scheduler: bool,
+        by_epoch: bool,
+    ) -> None:
         loop = self.train_loop
-        record = dict(meta or {})
+        record = dict(meta)
         record.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
         record.setdefault("iter", self.iter if by_epoch else self.iter + 1)
         record.update(seed=self.seed, experiment_name=self.experiment_name)
@@ -148,24 +195,30 @@ class Runner(MMEngineRunner):
                 {key: value for key, value in s.state_dict().items() if not callable(value)}
                 for s in self.param_schedulers
             ]
-        checkpoints.save(
-            Path(out_dir) / filename,
-            self.detector,
-            meta=record,
-            config=self._config_text,
-            state=state,
-        )
+        checkpoints.save(path, self.detector, meta=record, config=self._config_text, state=state)
 
     def train(self) -> nn.Module:
-        """As mmengine's; ``load_from`` may lack the parts that ``load_from_may_lack`` names."""
+        """As mmengine's; ``load_from`` may lack the parts that ``load_from_may_lack`` names.
+
+        Raises:
+            LostRankError: another process went away, or did not answer in time.
+            MachineError: the disk is full.
+        """
         self._may_lack = tuple(self.cfg.get("load_from_may_lack") or ())
-        model: nn.Module = super().train()
+        timeout_s = self.cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
+        with (
+            name_lost_ranks(timeout_s) as self.hosts,
+            checkpoints.name_full_disk(Path(self.work_dir)),
+        ):
+            model: nn.Module = super().train()
         return model
 
     def _init_model_weights(self) -> None:
         """Fill the parts that start from pretrained weights; a resumed run needs no such file."""
-        resumed = self._load_from or (Path(self.work_dir) / "last_checkpoint").is_file()
-        if not (self._resume and resumed):
+        folder = Path(self.work_dir)
+        if not self._resume or not _everywhere(
+            lambda: bool(self._load_from or newest.candidates(folder))
+        ):
             for part, report in load_pretrained(self.detector).items():
                 self.logger.info("pretrained %s: %s", part, report)
         super()._init_model_weights()
@@ -177,19 +230,32 @@ class Runner(MMEngineRunner):
         self.logger.info("loaded %s: %s", filename, report)
         return {}
 
+    def load_or_resume(self) -> None:
+        """As mmengine's; of a work directory's checkpoints the newest whole one is taken."""
+        if self._has_loaded or not self._resume or self._load_from is not None:
+            super().load_or_resume()
+            return
+        found = _everywhere(lambda: newest.newest_good(Path(self.work_dir)))
+        if found is None:
+            self.logger.info("no checkpoint in %s to resume from: training begins", self.work_dir)
+            return
+        for reason in found.refused:
+            text = f"passed over a checkpoint: {reason}"
+            self.logger.warning(text)  # as one text: mmengine shows those of one format once
+        self._continue(found.path, found.content)
+
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Continue from a checkpoint of this run, at the very next batch.
 
         Raises:
-            ValueError: the checkpoint has no training state.
+            FileNotFoundError: no such file.
+            ValueError: it is damaged, or has no training state.
         """
-        loaded = checkpoints.read(Path(filename))
-        state = loaded.get("state", {})
-        if "sampler" not in state or "optimizer" not in state:
-            raise ValueError(
-                f"resume: {filename} must hold the optimizer and the position in the epoch, got a "
-                "checkpoint with weights only; try load_from"
-            )
+        path = Path(filename)
+        self._continue(path, _everywhere(lambda: newest.read_resumable(path)))
+
+    def _continue(self, filename: Path, loaded: Mapping[str, Any]) -> None:
+        state = loaded["state"]
         checkpoints.fill(self.detector, loaded["state_dict"], filename)
         loop = self.train_loop
         loop._epoch, loop._iter = loaded["meta"]["epoch"], loaded["meta"]["iter"]
@@ -202,9 +268,12 @@ class Runner(MMEngineRunner):
                 self.param_schedulers, state["param_schedulers"], strict=True
             ):
                 scheduler.load_state_dict(saved)
-        for name, value in state["hooks"].items():
+        for name, value in state.get("hooks", {}).items():
             self.message_hub.update_info(name, value)
-        set_rng_state(state["rng"][self.rank])
+        if self.rank < len(state["rng"]):
+            set_rng_state(state["rng"][self.rank])
+        else:  # more processes than the run had: the new ones draw from their seed
+            self.logger.info("rank %d is new: its random state begins anew", self.rank)
         self._has_loaded = True
         self.logger.info(
             "resumed %s: epoch %d, iteration %d", filename, loop._epoch + 1, loop._iter

@@ -131,6 +131,20 @@ def names_in_checkpoint(path: Path) -> set[str]:
         return names
 
 
+def _refuse_flipped_bits(path: Path) -> None:
+    """Compare the checksum of every record: torch's reader does not, and loads wrong numbers.
+
+    Raises:
+        ValueError: a record does not match.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # the old format has none
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"bits of {damaged} that changed after it was written")
+
+
 def _stand_ins(names: set[str]) -> list[Any]:
     """Pairs (harmless answer, name) for those of the names that are known but not torch's."""
     plain: list[Any] = [(answer, f"{module}.{name}") for (module, name), answer in ALLOWED.items()]
@@ -184,6 +198,7 @@ def load_untrusted(path: Path, map_location: str | torch.device = "cpu") -> Any:
         raise FileNotFoundError(f"checkpoint: {path} must be an existing file, got none")
     names: set[str] = set()
     try:
+        _refuse_flipped_bits(path)
         names = names_in_checkpoint(path)
         refused = _refused(names, path)
         if refused:

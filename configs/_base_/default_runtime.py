@@ -10,6 +10,7 @@ default_hooks = dict(
     run_facts=dict(type="RunFactsHook"),
     sync_buffers=dict(type="SyncBuffersHook"),  # several processes score and save one model
     bad_samples=dict(type="BadSamplesHook"),
+    stop=dict(type="StopOnSignalHook"),  # SIGTERM, Ctrl-C: checkpoint, then exit
     throughput=dict(type="ThroughputHook"),  # ETA, and what metrics.json says of the training
     status=dict(type="StatusHook", interval_s=10),  # status.json, for `anybev status`
 )

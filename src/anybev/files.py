@@ -1,12 +1,25 @@
 """Files that a reader sees whole: the old one or the new one, never half of one."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+_PARTIAL = ".part"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Wait until the folder's names are on the disk: a renamed file is lost with them otherwise."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -15,25 +28,51 @@ def whole_file(path: Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
 
     Args:
         path: file to write; its folder is made when missing.
-        durable: wait until the content is on the disk, for what a crash of the machine must not
-            lose.
+        durable: wait until content and name are on the disk, for what a crash of the machine must
+            not lose.
 
     Yields:
         A binary stream to a file beside ``path``; an error in the block removes it, and an older
-        file of that name stays.
+        file of that name stays. What a killed process leaves is ``remove_stale_parts``'s.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # One name a process: two writers must not share a half-written file.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         with partial.open("wb") as stream:
+            # Held as long as the writer lives; file systems without locks do without.
+            with contextlib.suppress(OSError):
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield stream
             if durable:
                 stream.flush()
                 os.fsync(stream.fileno())
         os.replace(partial, path)
+        if durable:
+            _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_stale_parts(folder: Path) -> list[Path]:
+    """Remove half-written files of processes that are gone.
+
+    Args:
+        folder: where ``whole_file`` wrote; it may be missing.
+
+    Returns:
+        The removed files; one that a living process still writes stays.
+    """
+    removed = []
+    for partial in sorted(folder.glob(f".*{_PARTIAL}")):
+        with contextlib.suppress(FileNotFoundError), partial.open("rb") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            partial.unlink()
+            removed.append(partial)
+    return removed
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = None) -> None:

@@ -1,0 +1,91 @@
+"""Which checkpoint of a work directory a resumed run continues from."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anybev.engine import checkpoint
+
+POINTER = "last_checkpoint"
+#: What a run that was told to stop inside an epoch leaves, where checkpoints come by epochs.
+STOPPED = "stopped.pth"
+_NAME = re.compile(r"(?:(?:epoch|iter)_\d+|stopped)\.pth")
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint to continue from.
+
+    Attributes:
+        path: its file.
+        content: what ``checkpoint.read`` gives.
+        refused: why newer ones were passed over, one text each.
+    """
+
+    path: Path
+    content: dict[str, Any]
+    refused: tuple[str, ...] = field(default=())
+
+
+def candidates(folder: Path) -> list[Path]:
+    """Checkpoints of ``folder`` that training wrote, newest first.
+
+    The one that ``last_checkpoint`` names comes first, wherever the folder was moved to; the rest
+    follow by the time they were written.
+    """
+    if not folder.is_dir():
+        return []
+    files = [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_file()]
+    files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    pointer = folder / POINTER
+    if pointer.is_file():
+        named = Path(pointer.read_text(errors="replace").strip())
+        here = folder / named.name
+        first = [p for p in (named, here) if p.name and p.is_file()][:1]
+        files = first + [path for path in files if path not in (*first, here)]
+    return files
+
+
+def read_resumable(path: Path) -> dict[str, Any]:
+    """Read a checkpoint that a run can be continued from.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is damaged, or holds weights without the state of a training.
+    """
+    content = checkpoint.read(path)
+    state, meta = content["state"], content["meta"]
+    if not isinstance(state, Mapping) or "sampler" not in state or "optimizer" not in state:
+        raise ValueError(
+            f"resume: {path} must hold the optimizer and the position in the epoch, got a "
+            "checkpoint with weights only; try load_from"
+        )
+    for name in ("epoch", "iter"):
+        if not isinstance(meta.get(name), int):
+            raise ValueError(
+                f"resume: {path} must tell its {name} as a number, got {meta.get(name)!r}"
+            )
+    return content
+
+
+def newest_good(folder: Path) -> Found | None:
+    """The newest checkpoint of ``folder`` that can be read whole; None where there is none.
+
+    Raises:
+        ValueError: there are some, and none of them can be read: to start anew is the user's to
+            choose.
+    """
+    refused: list[str] = []
+    for path in candidates(folder):
+        try:
+            return Found(path, read_resumable(path), tuple(refused))
+        except (ValueError, FileNotFoundError) as error:
+            refused.append(str(error))
+    if refused:
+        raise ValueError(
+            f"resume: {folder} must hold a whole checkpoint, got {len(refused)} that cannot be "
+            f"read: {'; '.join(refused)}; move them away to start anew"
+        )
+    return None

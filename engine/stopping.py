@@ -1,0 +1,119 @@
+"""Signals that end a training, as a scheduler or Ctrl-C sends them, and whom they must not end."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+#: What ends a run after a checkpoint; one that the process was told to ignore (nohup) stays so.
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# torchrun and a scheduler may both pass one request on: what comes this soon is the same one.
+_SAME_REQUEST_S = 1.0
+_PR_SET_PDEATHSIG = 1
+_STDERR = 2
+
+
+class Stopped(SystemExit):
+    """A run that a signal ended after its checkpoint; exit status 128 + the signal's number.
+
+    Attributes:
+        signal_name: ``SIGTERM`` ...
+        text: what was saved.
+    """
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(128 + number)
+        self.signal_name = signal.Signals(number).name
+        self.text = text
+
+
+class StopRequest:
+    """Remembers the first stopping signal; a second one ends the process at once.
+
+    Attributes:
+        number: of the signal, 0 until one came.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._since_s = 0.0
+        self._owner = os.getpid()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def listen(self) -> None:
+        """Take the stopping signals; without effect outside of the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in STOPPING:
+            if signal.getsignal(number) is not signal.SIG_IGN and number not in self._before:
+                self._before[number] = signal.signal(number, self._receive)
+
+    def release(self) -> None:
+        """Leave the signals to whoever had them before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            return  # a forked worker: its parent decides
+        name = signal.Signals(number).name
+        if not self.number:
+            self.number, self._since_s = number, time.monotonic()
+            _say(f"{name}: this step is finished and saved, then the run ends; again: at once")
+        elif time.monotonic() - self._since_s > _SAME_REQUEST_S:
+            _say(f"{name} again: ends at once, nothing is saved")
+            for child in multiprocessing.active_children():
+                child.kill()
+            os._exit(128 + number)
+
+
+def _say(text: str) -> None:
+    # print may be what the signal interrupted.
+    rank = os.environ.get("RANK")
+    os.write(_STDERR, f"{f'rank {rank}: ' if rank else ''}{text}\n".encode())
+
+
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies: torchrun killed must leave no orphan.
+
+    Without effect where the kernel is not Linux.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+
+
+class ShieldedWorker:
+    """Set-up of a data loader's worker process: signals to the whole job leave it running.
+
+    torchrun and terminals signal the workers along with the process that trains, which still needs
+    them for its last step. They end when that process ends them, or is gone.
+
+    Args:
+        then: the set-up to run besides, with the worker's number.
+    """
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self.then = then
+
+    def __call__(self, number: int) -> None:
+        """Called in the worker."""
+        for ignored in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+        if self.then is not None:
+            self.then(number)
+
+
+def _obey(parent: int) -> None:
+    """End on the parent's SIGTERM, which is how multiprocessing ends its workers; on no other's."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid not in (parent, os.getpid()):
+        continue
+    os._exit(0)

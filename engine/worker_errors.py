@@ -1,0 +1,87 @@
+"""Says which worker of a data loader died, and over which samples."""
+
+import itertools
+import re
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from anybev.envs import MachineError
+
+_CAUGHT = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)\.")
+
+
+def batches(loader: DataLoader) -> Iterator[Any]:
+    """The batches of a loader; the error of a worker names the worker and its samples.
+
+    Raises:
+        MachineError: a worker was killed.
+        Exception: what a worker raised, of its own type and text.
+    """
+    indices = _indices(loader)
+    iterator = iter(loader)
+    workers = list(getattr(iterator, "_workers", ()))
+    for number in itertools.count():
+        try:
+            batch = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            size = loader.batch_size or 1
+            died = _first_dead(workers)
+            if died is not None:
+                number += (died - number) % len(workers)  # the batch that it was to fetch next
+            samples = indices[number * size : (number + 1) * size]
+            named = f"sample(s) {', '.join(map(str, samples))}" if samples else "unknown samples"
+            if died is not None:
+                raise MachineError(_obituary(workers, died, named)) from error
+            raised = _as_raised(error, named)
+            if raised is None:
+                raise
+            raise raised from error
+        yield batch
+
+
+def _indices(loader: DataLoader) -> list[int]:
+    """What is left of the sampler's epoch, where the sampler tells it."""
+    sampler: Any = loader.sampler
+    if not hasattr(sampler, "indices"):
+        return []
+    return [int(index) for index in sampler.indices(sampler.epoch)[sampler.done :]]
+
+
+def _first_dead(workers: list[Any]) -> int | None:
+    for number, worker in enumerate(workers):
+        if worker.exitcode not in (None, 0):
+            return number
+    return None
+
+
+def _obituary(workers: list[Any], number: int, named: str) -> str:
+    status = workers[number].exitcode
+    how = f"exit status {status}"
+    if status < 0:
+        how = signal.Signals(-status).name
+        if status == -signal.SIGKILL:
+            how += " (the kernel sends it when memory runs out)"
+    return (
+        f"data loader: worker {number} of {len(workers)} (pid {workers[number].pid}) must live as "
+        f"long as training does, got {how} while it was to load {named}; try fewer workers or a "
+        "smaller batch where memory ran out"
+    )
+
+
+def _as_raised(error: Exception, named: str) -> Exception | None:
+    """A worker's error with its own text first; torch puts a traceback there."""
+    text = str(error).strip("'\"")
+    caught = _CAUGHT.match(text)
+    if caught is None:
+        return None
+    own = re.split(rf"\n(?:\w+\.)*{caught[1]}: ", text)[-1].strip() if "\n" in text else text
+    where = f"(data loader: worker {caught[2]}, a batch of {named})"
+    try:
+        return type(error)(f"{own} {where}")
+    except TypeError:
+        return None  # its constructor wants more: torch's text stays
