@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.runner import BaseLoop
 
+from anybev.engine.stopping import Stopped
 from anybev.reporting.status import STATUS_FILE, append_status
 
 # Where each launcher tells a process its rank and the number of processes.
@@ -34,6 +35,8 @@ def one_line(error: BaseException) -> str:
     """An error's kind and text."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; training goes on with --resume"
+    if isinstance(error, Stopped):
+        return f"{error.signal_name}: {error.text}"
     if isinstance(error, SystemExit):
         return f"stopped with exit status {error.code}"
     return f"{type(error).__name__}: {error}".rstrip(": ")
@@ -87,6 +90,8 @@ class JobEvents:
             if self.rank == 0:
                 self._append("SUCCESS", f"{self.message}: done")
             return
+        if isinstance(error, Stopped) and self.rank:
+            return  # all of them stop at the same step
         try:
             self._append("FAILURE", one_line(error))
         except OSError as second:  # the first error is the one to see

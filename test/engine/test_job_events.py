@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from anybev.engine.job_events import JobEvents, one_line, place
+from anybev.engine.stopping import Stopped
 from anybev.reporting.status import read_status
 
 
@@ -51,10 +52,21 @@ def test_the_process_that_fails_tells_of_it(
     assert read_status(tmp_path / "status.json")[0][0]["world_size"] == 2
 
 
+@pytest.mark.parametrize(("rank", "told"), [(0, 1), (1, 0)])
+def test_processes_that_a_signal_stopped_together_tell_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, told: int
+) -> None:
+    as_rank(monkeypatch, rank)
+    job = JobEvents(tmp_path, "train", "pytorch", "training")
+    job.__exit__(Stopped, Stopped(15, "step 7 is saved"), None)
+    assert len(events(tmp_path)) == told
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
         (KeyboardInterrupt(), "interrupted; training goes on with --resume"),
+        (Stopped(15, "step 7 is saved"), "SIGTERM: step 7 is saved"),
         (SystemExit(3), "stopped with exit status 3"),
         (RuntimeError(), "RuntimeError"),
         (OSError(28, "No space left on device"), "OSError: [Errno 28] No space left on device"),
