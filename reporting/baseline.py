@@ -32,8 +32,8 @@ class RunNumbers:
         seed: of training.
         started, commit: when, and from which source.
         machine: the facts in ``MACHINE``.
-        values: number -> value: ``NDS``, ``mAP``, ``mATE`` ..., ``AP/<class>``, ``AOE/<class>``,
-            ``loss 1/5`` ..., ``<part of the loss> 5/5``, ``FPS``. NaN where a loss was not finite.
+        values: number -> value: ``NDS``, ``mAP``, ``mATE`` ..., ``AP/<class>``, ``loss 1/5``
+            ..., ``<part of the loss> 5/5``, ``FPS``. NaN where a loss was not finite.
         entries: the config, see ``config_entries``.
         frames: what was scored: split, frames, objects of each class.
         steps: of training; None for an evaluation alone.
@@ -154,8 +154,6 @@ def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:
     named = {"NDS": metrics["nds"], "mAP": metrics["mean_ap"]}
     named |= {f"m{error}": metrics["tp_errors"].get(f"m{error}") for error in TP_ERRORS}
     named |= {f"AP/{name}": value for name, value in metrics["per_class_ap"].items()}
-    turns = {name: errors.get("AOE") for name, errors in metrics["per_class_tp"].items()}
-    named |= {f"AOE/{name}": value for name, value in turns.items()}
     return {name: float(value) for name, value in named.items() if number(value) is not None}
 
 

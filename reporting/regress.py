@@ -42,7 +42,6 @@ class Group:
 SCORES = Group("scores", HIGHER, floor=0.002)
 ERRORS = Group("errors", LOWER, floor=0.002)
 CLASSES = Group("classes", HIGHER, floor=0.002)
-ORIENTATION = Group("orientation", LOWER, floor=0.01)
 LOSS = Group("loss", NEITHER, relative_floor=0.002)
 # One machine is not equally quick on two days.
 SPEED = Group("speed", HIGHER, relative_floor=0.1)
@@ -56,8 +55,6 @@ def group_of(name: str) -> Group:
         return SPEED
     if name.startswith("AP/"):
         return CLASSES
-    if name.startswith("AOE/"):
-        return ORIENTATION
     return LOSS if "loss" in name else ERRORS
 
 

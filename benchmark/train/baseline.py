@@ -42,19 +42,18 @@ def write_scene(root: Path) -> None:
 
 
 def train(root: Path, work_dir: Path, seed: int) -> None:
-    """Train and score the gate's model in a process of its own, unless that is done.
+    """Train and score the gate's model in a process of its own.
 
     Args:
         root: from ``write_scene``.
-        work_dir: folder of the run.
+        work_dir: folder of the run; an older one is replaced.
         seed: of training.
 
     Raises:
         RuntimeError: the training failed; names its output.
     """
-    if (work_dir / "metrics.json").is_file():
-        return
-    shutil.rmtree(work_dir, ignore_errors=True)  # what an interrupted run left
+    if work_dir.exists():
+        shutil.rmtree(work_dir)
     work_dir.mkdir(parents=True)
     # The validation's frames are the training's: the model is scored on what it has seen.
     seen = root / "nuscenes_infos_train.pkl"
@@ -81,7 +80,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument("--baseline", type=Path, default=BASELINE, help="default: %(default)s")
     flags.add_argument("--seed", type=int, default=0, help="of the run that is compared")
     flags.add_argument("--make", type=int, nargs="+", metavar="SEED", help="write the baseline")
+    flags.add_argument("--keep", action="store_true", help="with --make: keep finished runs")
     args = flags.parse_args(argv)
+    if args.keep and args.make is None:
+        flags.error("--keep must come with --make: a comparison trains anew")
     if args.make is not None and len(set(args.make)) < max(2, len(args.make)):
         flags.error(f"--make must be two different seeds or more, got {args.make}")
     return args
@@ -94,7 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = args.make or [args.seed]
     folders = [args.work_dir / f"seed_{seed}" for seed in seeds]
     for seed, folder in zip(seeds, folders, strict=True):
-        train(args.data_root, folder, seed)
+        if not (args.keep and (folder / "metrics.json").is_file()):
+            train(args.data_root, folder, seed)
     if args.make:
         write_baseline(args.baseline, new_baseline([run_numbers(read_run(f)) for f in folders]))
         print(f"wrote {args.baseline}")

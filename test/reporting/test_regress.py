@@ -118,8 +118,8 @@ def test_false_alarms_are_as_rare_as_stated() -> None:
 
 
 def test_groups() -> None:
-    names = ("NDS", "mAOE", "AP/car", "AOE/car", "loss 2/5", "layer_-1_loss_cls 5/5", "FPS")
-    groups = ["scores", "errors", "classes", "orientation", "loss", "loss", "speed"]
+    names = ("NDS", "mAOE", "AP/car", "loss 2/5", "layer_-1_loss_cls 5/5", "FPS")
+    groups = ["scores", "errors", "classes", "loss", "loss", "speed"]
     assert [group_of(name).name for name in names] == groups
 
 
