@@ -7,6 +7,8 @@ ruff format --check .
 lint-imports
 mypy
 find csrc \( -name "*.cpp" -o -name "*.h" \) -exec clang-format --dry-run --Werror {} +
+shellcheck -x -P SCRIPTDIR install.sh requirements/*.sh test/*.sh test/common/*.sh tools/*.sh
+shfmt -d -i 2 -ci test/*.sh test/common/*.sh tools/*.sh
 marks="not slow"
 [[ ${ANYBEV_TEST_SLOW:-0} == 1 ]] && marks=""
 exec python -m pytest -m "$marks" --durations=15

@@ -50,8 +50,10 @@ def test_flags_and_positions_say_the_same(given: list[str]) -> None:
     [
         ["1", "2", "3", "4", "1", "10.0.0.1", "300"],
         ["1", "2", "3", "4", "1", "300", "10.0.0.1"],
-        ["--batch-size=1", "--num-npu=2", "--epochs=3", "--nnodes=4", "--node-rank=1"]
-        + ["--port=300", "--master-addr=10.0.0.1"],
+        [
+            *["--batch-size=1", "--num-npu=2", "--epochs=3", "--nnodes=4", "--node-rank=1"],
+            *["--port=300", "--master-addr=10.0.0.1"],
+        ],
     ],
 )
 def test_all_seven_values(given: list[str]) -> None:

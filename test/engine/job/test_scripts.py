@@ -1,7 +1,6 @@
 """The named scripts: what they hand on, whatever form the flags have."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -104,14 +103,3 @@ def test_dist_train_says_how_it_is_used(name: str, echo: Path) -> None:
     result = call(ROOT / "tools" / name, echo, "c.py")
     assert result.returncode == 2
     assert "CONFIG PROCESSES" in result.stderr
-
-
-@pytest.mark.parametrize("tool", ["shellcheck", "shfmt"])
-def test_scripts_are_clean(tool: str) -> None:
-    if not (program := shutil.which(tool)):
-        pytest.skip(f"{tool} is not installed")
-    flags = {"shellcheck": ["-x", "-P", "SCRIPTDIR"], "shfmt": ["-d", "-i", "2", "-ci"]}[tool]
-    paths = [*(ROOT / "test").glob("*.sh"), ROOT / "test/common/launch.sh"]
-    paths += (ROOT / "tools").glob("*.sh")
-    result = subprocess.run([program, *flags, *map(str, paths)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout
