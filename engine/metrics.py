@@ -40,7 +40,8 @@ class NuScenesMetric(BaseMetric):
         split: str = "val",
         output_dir: str | None = None,
     ) -> None:
-        super().__init__(collect_device="cpu")
+        # Through the process group, on any device: "cpu" means files on a disk that nodes share.
+        super().__init__(collect_device="gpu")
         self.data_root = Path(data_root)
         self.ann_file = Path(ann_file)
         self.classes = tuple(classes)

@@ -15,6 +15,7 @@ import json
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -166,6 +167,7 @@ class NodeRendezvous(RendezvousHandler):
     def __init__(self, meeting: Meeting, run_id: str) -> None:
         self.meeting = meeting
         self._run_id = run_id
+        self._name = f"{uuid.uuid4().hex} {socket.gethostname()}, pid {os.getpid()}"
         self._round = 0
         self._store: Store | None = None
         self._server: TCPStore | None = None  # of the workers, of the newest round
@@ -274,12 +276,12 @@ class NodeRendezvous(RendezvousHandler):
         rank = self.meeting.node_rank
         if rank >= self.meeting.nnodes:
             raise ValueError(f"job: --node-rank must be 0 to {self.meeting.nnodes - 1}, got {rank}")
-        claim, me = f"round_{number}/node_{rank}", f"{socket.gethostname()}, pid {os.getpid()}"
-        holder = bytes(self._call("compare_set", claim, "", me)).decode()
-        if holder != me:
+        claim = f"round_{number}/node_{rank}"
+        holder = bytes(self._call("compare_set", claim, "", self._name)).decode()
+        if holder != self._name:
             raise envs.MachineError(
                 f"node {rank}: --node-rank must be another on every node, got {rank}, which "
-                f"{holder} has"
+                f"{holder.partition(' ')[2]} has"
             )
         self._call("add", f"round_{number}/joined", 1)
         complete = False
