@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+
+import torch
 
 import anybev
 
@@ -187,3 +190,23 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         return  # it has ended, which is what was wanted of it
+
+
+def exit_status_of(act: Callable[[], object]) -> int:
+    """Run ``act`` in a forked process and wait for its end.
+
+    Returns:
+        0; 1 when it raised; negative when a signal killed it.
+    """
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            torch.set_num_threads(1)  # a forked OpenMP pool has no threads
+            act()
+            status = 0
+        except BaseException:  # nothing of the parent may run on in the child
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
