@@ -33,7 +33,8 @@ class RunNumbers:
         started, commit: when, and from which source.
         machine: the facts in ``MACHINE``.
         values: number -> value: ``NDS``, ``mAP``, ``mATE`` ..., ``AP/<class>``, ``loss 1/5``
-            ..., ``<part of the loss> 5/5``, ``FPS``. NaN where a loss was not finite.
+            ..., ``<part of the loss> 5/5``, ``FPS`` (of evaluation), ``samples/s`` (of training).
+            NaN where a loss was not finite.
         entries: the config, see ``config_entries``.
         frames: what was scored: split, frames, objects of each class.
         steps: of training; None for an evaluation alone.
@@ -135,8 +136,8 @@ def run_numbers(run: Run) -> RunNumbers:
     facts, metrics = run.facts, run.metrics
     losses, steps = loss_windows(run)
     values = _scores(metrics) | losses
-    if run.fps is not None:
-        values["FPS"] = run.fps
+    speeds = {"FPS": run.fps, "samples/s": _training_speed(run.path)}
+    values |= {name: value for name, value in speeds.items() if value is not None}
     return RunNumbers(
         seed=facts.get("seed"),
         started=str(facts.get("started") or ""),
@@ -148,6 +149,14 @@ def run_numbers(run: Run) -> RunNumbers:
         steps=steps,
         note=run.note,
     )
+
+
+def _training_speed(path: Path) -> float | None:
+    """Samples a second of all processes, as the training wrote it at its end."""
+    written = path / "metrics.json"
+    content = read_json(written) if written.is_file() else None
+    train = content.get("train") if isinstance(content, dict) else None
+    return number(train.get("samples_per_s")) if isinstance(train, dict) else None
 
 
 def _scores(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -51,7 +51,7 @@ def group_of(name: str) -> Group:
     """The group a number belongs to."""
     if name in ("NDS", "mAP"):
         return SCORES
-    if name == "FPS":
+    if name in ("FPS", "samples/s"):
         return SPEED
     if name.startswith("AP/"):
         return CLASSES
@@ -188,7 +188,8 @@ def _speed_row(
         return _row(name, SPEED, runs, here, share)
     value = runs[0].values.get(name)
     everywhere = baseline.spread(name) or Spread(math.nan, 0.0, 0)
-    return Row(name, SPEED.name, everywhere, value, None, "not compared", "another machine")
+    why = "not measured" if value is None else "another machine"
+    return Row(name, SPEED.name, everywhere, value, None, "not compared", why)
 
 
 def _check_alike(

@@ -82,6 +82,10 @@ def test_speed_is_compared_on_the_baselines_machine_alone(baseline: Baseline) ->
     slow = replace(changed(FPS=1.0), machine=THERE)
     assert verdicts(slow, baseline)["FPS"] == "not compared"
     assert compare([slow], baseline).failed == []
+    known = {name: value for name, value in numbers(7).values.items() if name != "FPS"}
+    unmeasured = replace(numbers(7), values=known)
+    (row,) = [row for row in compare([unmeasured], baseline).rows if row.name == "FPS"]
+    assert (row.verdict, row.note) == ("not compared", "not measured")
     there = [replace(numbers(seed), machine=THERE) for seed in (11, 12)]
     wider = baseline.with_runs(there)
     assert wider.spread("FPS", THERE).n == 2
@@ -248,6 +252,16 @@ def test_command_makes_extends_and_compares(folders, ann_file, tmp_path: Path) -
     table = regress(worse, "--baseline", path)
     assert table.exit_code == 1
     assert "regression in NDS, mAP, AP/car, AP/pedestrian" in table.output
+
+
+def test_training_speed_is_compared_too(folders, tmp_path: Path) -> None:
+    for seed, folder in enumerate(folders):
+        speed = 40.0 if seed == 4 else 100.0 + seed
+        (folder / "metrics.json").write_text(json.dumps({"train": {"samples_per_s": speed}}))
+    path = tmp_path / "baseline.json"
+    assert regress(*folders[:4], "--baseline", path, "--update").exit_code == 0
+    slow = regress(folders[4], "--baseline", path, "--json")
+    assert json.loads(slow.output)["failed"] == ["samples/s"]
 
 
 def test_command_says_what_it_cannot_compare(folders, tmp_path: Path) -> None:
