@@ -145,10 +145,11 @@ def _missing(path: Path, root: Path, said: set[str]) -> Iterator[str]:
 
 
 def _weights(config: Config, options: JobOptions) -> Iterator[str]:
-    if options.resume not in (None, "auto"):
-        if not Path(options.resume).is_file():
+    if options.resume:  # what it starts from is in the checkpoint
+        if options.resume != "auto" and not Path(options.resume).is_file():
             yield f"weights: the checkpoint {options.resume} of --resume is missing"
-    elif config.get("load_from") and not Path(config.load_from).is_file():
+        return
+    if config.get("load_from") and not Path(config.load_from).is_file():
         yield (
             f"weights: the checkpoint {config.load_from} is missing; put it there, or name another "
             "(lidar or lidar-camera): --load-from=FILE; --load-from=none starts from random weights"

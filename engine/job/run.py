@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from anybev.device import current_backend
 from anybev.engine import config as configs
+from anybev.engine import newest
 from anybev.engine.job import demo, preflight
 from anybev.engine.job.case_log import read_case
 from anybev.engine.job.command import Command, build, trains_in
@@ -46,10 +47,16 @@ def run(options: JobOptions) -> int:
             demo.write_data(root)
         options = replace(options, config=demo.CONFIG, data_root=root)
     config = configs.load(options.config)
-    if options.resume == "auto" and options.nnodes == 1 and not _can_resume(options.work_dir):
+    nothing = options.resume == "auto" and not _can_resume(options.work_dir)
+    if nothing and options.nnodes == 1:  # a training that resumes does not read load_from
         note = f"nothing to resume in {options.work_dir}: the training starts anew"
         options = replace(options, resume=None, notes=(*options.notes, note))
     found = preflight.check(options, config, backend)
+    if nothing and options.nnodes > 1 and options.node_rank == 0:  # the others cannot know
+        problem = (
+            f"--resume must find a checkpoint in {options.work_dir}, got none; start without it"
+        )
+        found = replace(found, problems=(*found.problems, problem))
     options = found.options
     for note in (*options.notes, *found.notes):
         _say(f"note: {note}")
@@ -69,7 +76,7 @@ def run(options: JobOptions) -> int:
 
 
 def _can_resume(work_dir: Path | None) -> bool:
-    return work_dir is not None and any(work_dir.glob("*.pth"))
+    return work_dir is None or bool(newest.candidates(work_dir))
 
 
 def _say(text: str) -> None:
