@@ -114,6 +114,6 @@ class ShieldedWorker:
 
 def _obey(parent: int) -> None:
     """End on the parent's SIGTERM, which is how multiprocessing ends its workers; on no other's."""
-    while signal.sigwaitinfo([signal.SIGTERM]).si_pid not in (parent, os.getpid()):
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         continue
     os._exit(0)
