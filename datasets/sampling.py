@@ -12,6 +12,8 @@ from anybev.datasets.sample import SampleKey
 
 # Streams of one seed that must not repeat each other.
 _ORDER_STREAM = 0x6F726472
+# What decides which samples an epoch takes, and in which order.
+_ORDER = ("length", "seed", "shuffle", "drop_last", "pad")
 
 
 def sample_rng(seed: int, key: SampleKey, attempt: int = 0) -> np.random.Generator:
@@ -30,7 +32,9 @@ class EpochSampler(Sampler[SampleKey]):
 
     The order is a function of (seed, epoch). The keys of all ranks together are every index once;
     without ``drop_last`` the shorter ranks repeat keys from the start so that all take as many
-    steps, as distributed training needs.
+    steps, as distributed training needs; ``repeated`` and ``dropped`` count what does not divide.
+    Step s of all ranks takes the same samples however many ranks share a global batch
+    (``world_size * batch_size``), so a saved position carries over to another number of ranks.
 
     Args:
         length: of the data set.
@@ -85,6 +89,25 @@ class EpochSampler(Sampler[SampleKey]):
             return -(-self.length // self.world_size)
         return len(range(self.rank, self.length, self.world_size))
 
+    @property
+    def repeated(self) -> int:
+        """Keys that all ranks together take a second time in an epoch."""
+        return max(self._total() - self.length, 0)
+
+    @property
+    def dropped(self) -> int:
+        """Samples that no rank takes in an epoch."""
+        return max(self.length - self._total(), 0)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch on this rank."""
+        return -(-len(self) // self.batch_size)
+
+    def _total(self) -> int:
+        exact = not self.drop_last and not self.pad
+        return self.length if exact else self._per_rank() * self.world_size
+
     def __len__(self) -> int:
         """Samples of a whole epoch on this rank, resumed or not."""
         return self._per_rank()
@@ -131,23 +154,34 @@ class EpochSampler(Sampler[SampleKey]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the run is, and what the position depends on."""
-        return {"epoch": self.epoch, "done": self.done, **self._identity()}
+        return {"epoch": self.epoch, "done": self.done} | {
+            name: getattr(self, name) for name in (*_ORDER, "world_size", "batch_size")
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go where the saved run was.
+        """Go where the saved run was, on as many ranks or on another number.
 
         Raises:
-            ValueError: the run has another length, seed, order or split; the position would
-                point at other samples.
+            ValueError: the run has another length, seed, order or global batch; the position would
+                point at other samples, and steps of another size would follow.
         """
-        for name, value in self._identity().items():
-            if state.get(name) != value:
+        for name in _ORDER:
+            if state.get(name) != getattr(self, name):
                 raise ValueError(
                     f"EpochSampler: {name} must be {state.get(name)} as in the saved run, got "
-                    f"{value}"
+                    f"{getattr(self, name)}"
                 )
-        self.epoch, self.done = int(state["epoch"]), int(state["done"])
-
-    def _identity(self) -> dict[str, Any]:
-        names = ("length", "seed", "shuffle", "world_size", "batch_size", "drop_last", "pad")
-        return {name: getattr(self, name) for name in names}
+        world_size, batch_size = int(state["world_size"]), int(state["batch_size"])
+        wanted, got = world_size * batch_size, self.world_size * self.batch_size
+        if wanted != got:
+            share, rest = divmod(wanted, self.world_size)
+            fix = f"batch_size={share}" if not rest else f"a number of ranks that divides {wanted}"
+            raise ValueError(
+                f"EpochSampler: world_size x batch_size must be {world_size} x {batch_size} = "
+                f"{wanted} as in the saved run, got {self.world_size} x {self.batch_size} = {got}; "
+                f"try {fix}"
+            )
+        # Whole steps of all ranks, but for the last of an epoch.
+        position, short = divmod(int(state["done"]), batch_size)
+        self.done = len(self) if short else min(position * self.batch_size, len(self))
+        self.epoch = int(state["epoch"])

@@ -24,6 +24,9 @@ class AmpOptimWrapper(OptimWrapper):
         loss_scale: ``dynamic`` or a fixed positive number; unused without loss scaling.
         **kwargs: as ``mmengine.optim.OptimWrapper``.
 
+    Attributes:
+        skipped_in_row: newest steps that loss scaling skipped because gradients were not finite.
+
     Raises:
         ValueError: the dtype is unknown, or is float16 on a backend that cannot scale losses.
     """
@@ -39,21 +42,28 @@ class AmpOptimWrapper(OptimWrapper):
         scales = self.dtype is torch.float16
         if scales and Capability.GRAD_SCALER not in self.backend.capabilities:
             raise ValueError(
-                f"optim_wrapper: dtype on {self.backend.name} must be bfloat16, got float16"
+                f"optim_wrapper: dtype on {self.backend.name} must be bfloat16, got float16; it "
+                "needs loss scaling, which this backend has not"
+            )
+        if self.dtype is torch.bfloat16 and Capability.BFLOAT16 not in self.backend.capabilities:
+            raise ValueError(
+                f"optim_wrapper: dtype on {self.backend.name} must be float16, got bfloat16"
             )
         if loss_scale != "dynamic" and not (isinstance(loss_scale, int | float) and loss_scale > 0):
             raise ValueError(
                 "optim_wrapper: loss_scale must be 'dynamic' or a positive number, got "
                 f"{loss_scale!r}"
             )
-        fixed = {} if loss_scale == "dynamic" else {"init_scale": float(loss_scale)}
-        if fixed:
-            fixed["growth_interval"] = 2**31 - 1
+        self._fixed_scale = None if loss_scale == "dynamic" else float(loss_scale)
+        fixed = {} if self._fixed_scale is None else {"init_scale": self._fixed_scale}
         self.loss_scaler = torch.amp.GradScaler(
             self.backend.device_type,
             enabled=scales,
             **fixed,  # type: ignore[arg-type]
         )
+        self.skipped_in_row = 0
+        self._stepped = False
+        self.optimizer.register_step_pre_hook(self._count)
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -67,12 +77,18 @@ class AmpOptimWrapper(OptimWrapper):
         self._inner_count += 1
 
     def step(self, **kwargs: Any) -> None:
-        """Unscale, clip, step; a step with inf or nan gradients is skipped by the scaler."""
+        """Unscale, clip, step; the scaler skips a step with inf or nan gradients."""
         if self.clip_grad_kwargs:
             self.loss_scaler.unscale_(self.optimizer)
             self._clip_grad()
+        self._stepped = False
         self.loss_scaler.step(self.optimizer, **kwargs)
-        self.loss_scaler.update()
+        self.skipped_in_row = 0 if self._stepped else self.skipped_in_row + 1
+        if self.loss_scaler.is_enabled():
+            self.loss_scaler.update(self._fixed_scale)
+
+    def _count(self, *_: Any) -> None:
+        self._stepped = True
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's state and the scaler's."""

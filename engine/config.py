@@ -15,7 +15,7 @@ from anybev.models.common.arguments import refuse_unknown, suggestion
 # What mmengine's Runner reads at the top of a config; other names there are the config's own
 # variables, unless they look like one of these misspelled.
 _TOP_LEVEL_TEXT = """
-auto_scale_lr custom_hooks custom_imports data_preprocessor default_hooks default_scope env_cfg
+auto_scale_lr custom_hooks custom_imports data_preprocessor ddp default_hooks default_scope env_cfg
 experiment_name find_unused_parameters launcher load_from load_from_may_lack log_level
 log_processor model optim_wrapper param_scheduler randomness resume runner_type test_cfg
 test_dataloader test_evaluator train_cfg train_dataloader val_cfg val_dataloader val_evaluator

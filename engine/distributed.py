@@ -8,6 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from anybev import envs
 from anybev.device import Capability, current_backend
@@ -52,9 +53,12 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def wrap_unnumbered(model: nn.Module, find_unused_parameters: bool) -> nn.Module:
-    """The model with its gradients averaged over the processes; there is no device index."""
-    wrapped: nn.Module = MMDistributedDataParallel(
-        module=model, find_unused_parameters=find_unused_parameters
-    )
+def wrap_unnumbered(model: nn.Module, arguments: Mapping[str, Any]) -> DistributedDataParallel:
+    """The model with its gradients averaged over the processes; there is no device index.
+
+    Args:
+        model: in the process's memory.
+        arguments: of ``DistributedDataParallel``.
+    """
+    wrapped: DistributedDataParallel = MMDistributedDataParallel(module=model, **arguments)
     return wrapped

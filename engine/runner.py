@@ -15,9 +15,11 @@ from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader
 
 from anybev.datasets.sample import Batch, Sample, collate
+from anybev.datasets.sampling import EpochSampler
 from anybev.engine import checkpoint as checkpoints
-from anybev.engine import distributed, newest
+from anybev.engine import data_parallel, distributed, global_batch, newest
 from anybev.engine.builder import build_detector
+from anybev.engine.data_parallel import DataParallelOptions
 from anybev.engine.detector_adapter import DetectorAdapter
 from anybev.engine.loops import ResumableEpochLoop
 from anybev.engine.lost_ranks import name_lost_ranks
@@ -99,12 +101,56 @@ class Runner(MMEngineRunner):
         return logger
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """As mmengine's; several processes also without an accelerator."""
-        if self.distributed and model_wrapper_cfg is None and distributed.unnumbered():
-            unused = bool(self.cfg.get("find_unused_parameters", False))
-            return distributed.wrap_unnumbered(model, unused)
-        wrapped: nn.Module = super().wrap_model(model_wrapper_cfg, model)
+        """As mmengine's; the config's ``ddp`` says how gradients travel, on any device."""
+        if not self.distributed or model_wrapper_cfg is not None:
+            whole: nn.Module = super().wrap_model(model_wrapper_cfg, model)
+            return whole
+        options = DataParallelOptions.from_config(self.cfg.get("ddp"))
+        unused = bool(self.cfg.get("find_unused_parameters", False))
+        arguments = data_parallel.wrapper_arguments(model, options, unused)
+        if distributed.unnumbered():
+            wrapped = distributed.wrap_unnumbered(model, arguments)
+        else:
+            wrapped = super().wrap_model({"type": "MMDistributedDataParallel", **arguments}, model)
+        data_parallel.compress(wrapped, options)
         return wrapped
+
+    def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
+        """Scale every learning rate to the global batch on request; without one, warn of another.
+
+        Raises:
+            TypeError: ``base_batch_size`` is no whole number.
+            ValueError: it is not positive.
+        """
+        sampler = self.train_loop.dataloader.sampler
+        base = global_batch.base_batch_size(auto_scale_lr)
+        if not isinstance(sampler, EpochSampler):
+            super().scale_lr(optim_wrapper, auto_scale_lr)
+            return
+        self.logger.info(global_batch.split_line(sampler))
+        batch = sampler.world_size * sampler.batch_size
+        if base is None:
+            return
+        if (auto_scale_lr or {}).get("enable"):
+            ratio = batch / base
+            before, after = global_batch.scale_optimizer(optim_wrapper.optimizer, ratio)
+            self.param_schedulers, changed = global_batch.scale_schedulers(
+                self.param_schedulers, ratio
+            )
+            rates = [f"{a:g} -> {b:g}" for a, b in zip(before, after, strict=True)]
+            self.logger.info(
+                "learning rate: %s (x %g): the global batch is %d, the config's rate is for %d",
+                ", ".join([*rates, *changed]),
+                ratio,
+                batch,
+                base,
+            )
+        elif batch != base:
+            self.logger.warning(
+                "the global batch is %d, the config's learning rate is for %d; try --auto-scale-lr",
+                batch,
+                base,
+            )
 
     def build_model(self, model: nn.Module | dict[str, Any]) -> nn.Module:
         """Build the detector and wrap it for the loops."""
@@ -123,6 +169,10 @@ class Runner(MMEngineRunner):
         if isinstance(dataloader, dict):
             dataset = seeded(dataloader["dataset"], seed or 0)
             dataloader = {"collate_fn": collate_batch, **dataloader, "dataset": dataset}
+            sampler = dataloader.get("sampler")
+            if isinstance(sampler, Mapping) and sampler.get("type") == "EpochSampler":
+                size = dataloader["batch_size"]  # the loader's decides, wherever it was set
+                dataloader["sampler"] = {**sampler, "batch_size": size}
         loader: DataLoader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         loader.generator = torch.Generator().manual_seed(seed or 0)
         loader.worker_init_fn = ShieldedWorker(loader.worker_init_fn)

@@ -80,14 +80,85 @@ def test_fetching_ahead_does_not_move_the_position():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seed", 2), ("length", 21), ("world_size", 2), ("batch_size", 2)]
+    ("name", "value"),
+    [("seed", 2), ("length", 21), ("shuffle", False), ("drop_last", True), ("pad", False)],
 )
-def test_a_position_of_another_run_is_refused(name, value):
-    arguments = {"length": 20, "seed": 1, "world_size": 1, "batch_size": 1}
-    state = EpochSampler(**arguments).state_dict()
-    other = EpochSampler(**{**arguments, name: value})
-    with pytest.raises(ValueError, match=rf"{name} must be {arguments[name]} as in the saved run"):
+def test_a_position_of_another_order_is_refused(name, value):
+    saved = EpochSampler(20, seed=1)
+    other = EpochSampler(**{"length": 20, "seed": 1, name: value})
+    match = rf"{name} must be {getattr(saved, name)} as in the saved run, got {value}"
+    with pytest.raises(ValueError, match=match):
+        other.load_state_dict(saved.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("world_size", "batch_size", "fix"),
+    [(1, 4, "batch_size=8"), (2, 8, "batch_size=4"), (3, 1, "a number of ranks that divides 8")],
+)
+def test_a_position_of_another_global_batch_is_refused(world_size, batch_size, fix):
+    state = EpochSampler(40, world_size=4, batch_size=2).state_dict()
+    other = EpochSampler(40, world_size=world_size, batch_size=batch_size)
+    match = rf"must be 4 x 2 = 8 as in the saved run, got .* = {world_size * batch_size}; try {fix}"
+    with pytest.raises(ValueError, match=match):
         other.load_state_dict(state)
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_a_position_carries_over_to_another_number_of_ranks(drop_last):
+    def ranks(world_size, batch_size, state=None):
+        made = []
+        for rank in range(world_size):
+            split = {"rank": rank, "world_size": world_size, "batch_size": batch_size}
+            made.append(EpochSampler(45, seed=3, drop_last=drop_last, **split))
+            if state is not None:
+                made[-1].load_state_dict(state)
+        return made
+
+    def steps(samplers):
+        """Samples of each step of all ranks, as sets."""
+        taken = [[key.index for key in sampler] for sampler in samplers]
+        size = samplers[0].batch_size
+        return [
+            {index for one in taken for index in one[start : start + size]}
+            for start in range(0, len(taken[0]), size)
+        ]
+
+    splits = [(1, 8), (2, 4), (8, 1)]
+    whole = {split: steps(ranks(*split)) for split in splits}
+    count = 45 // 8 if drop_last else 6
+    for samples in whole.values():
+        assert samples[:5] == whole[1, 8][:5]
+        assert len(samples) == count
+    for before in splits:
+        sampler = ranks(*before)[0]
+        for _ in range(3):
+            sampler.advance(before[1])
+        for after in splits:
+            assert steps(ranks(*after, sampler.state_dict())) == whole[after][3:]
+        sampler.advance(len(sampler) - sampler.done)
+        for after in splits:
+            resumed = ranks(*after, sampler.state_dict())
+            assert steps(resumed) == []
+            assert resumed[0].done == len(resumed[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "repeated", "dropped", "steps"),
+    [
+        ({"drop_last": True}, 0, 3, 5),
+        ({}, 1, 0, 6),
+        ({"pad": False}, 0, 0, 6),
+        ({"drop_last": True, "pad": False}, 0, 3, 5),
+    ],
+)
+def test_what_does_not_divide_is_counted(options, repeated, dropped, steps):
+    ranks = [
+        EpochSampler(23, rank=rank, world_size=2, batch_size=2, **options) for rank in range(2)
+    ]
+    taken = [key.index for sampler in ranks for key in sampler]
+    assert len(taken) - len(set(taken)) == repeated
+    assert 23 - len(set(taken)) == dropped
+    assert {(s.repeated, s.dropped, s.steps) for s in ranks} == {(repeated, dropped, steps)}
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_amp_trains_in_bfloat16_and_auto_scale_lr_scales(
     flags = ["--amp", "--auto-scale-lr", "--work-dir", tmp_path, "--cfg-options", *options]
     result = run("train.py", CONFIG_FILE, *flags)
     assert "AmpOptimWrapper" in (tmp_path / CONFIG_FILE.name).read_text()
-    assert "Scaling the original LR by 0.5" in result.stdout
+    assert "OneCycleLR eta_max 0.002 -> 0.001 (x 0.5): the global batch is 4" in result.stdout
     state = checkpoint.read(tmp_path / "epoch_1.pth")["state_dict"]
     assert all(torch.isfinite(v).all() for v in state.values())
 
