@@ -68,7 +68,7 @@ def _step(fps: float, source: str) -> Input:
 
 def _atlas(precision: str, fps: float) -> Accelerator:
     return Accelerator(
-        name=f"Atlas 800T A2, {precision}",
+        name=f"Atlas 800T A2 {precision}",
         step=_step(fps, f"32 samples / {fps} samples/s; {DRIVINGSDK}"),
         local=_assumed("HCCS", 196, "GB/s", _HCCS),
         network=_assumed("RoCE", 25, "GB/s", _ROCE),
@@ -81,7 +81,7 @@ def _atlas(precision: str, fps: float) -> Accelerator:
 
 def _h100(name: str, fps: float, source: str) -> Accelerator:
     return Accelerator(
-        name=f"H100, {name}",
+        name=f"H100 {name}",
         step=_step(fps, source),
         local=_assumed("NVLink", 450, "GB/s", _H100),
         network=_assumed("InfiniBand", 50, "GB/s", _CX7),
@@ -96,12 +96,12 @@ ACCELERATORS = (
     _atlas("fp32", 26.46),
     _atlas("fp16", 32.78),
     _h100(
-        "steps of DrivingSDK's unnamed competitor in fp32",
+        "of competitor's steps",
         22.54,
-        f"32 samples / 22.54 samples/s, an accelerator not named; {DRIVINGSDK}",
+        f"32 samples / 22.54 samples/s in fp32, of an accelerator without a name; {DRIVINGSDK}",
     ),
     _h100(
-        "steps of 40 ms, the worst case",
+        "of 40 ms a step",
         800.0,
         "10 ms a sample: 30 to 40 % of what 1.9 TFLOP a sample need at 800 TFLOP/s and 3.35 TB/s",
     ),
