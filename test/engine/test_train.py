@@ -11,6 +11,7 @@ import torch
 
 import anybev
 from anybev.engine import checkpoint
+from anybev.reporting.job_status import job_status
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
 
 TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
@@ -51,6 +52,9 @@ def test_training_writes_scalars_config_and_metrics(unbroken: Path) -> None:
     assert (unbroken / CONFIG_FILE.name).is_file()
     metrics = json.loads((unbroken / "metrics.json").read_text())
     assert {"NDS", "mAP", "FPS", "mATE", "mASE", "mAOE", "mAVE", "mAAE", "AP/car"} <= set(metrics)
+    measured = metrics["train"]
+    assert (measured["steps"], measured["first_step"], measured["epochs"]) == (10, 1, 2)
+    assert 0 < measured["step_time_s"] < measured["seconds"]
 
 
 def test_training_leaves_what_a_report_needs(unbroken: Path) -> None:
@@ -93,6 +97,8 @@ def test_resume_inside_an_epoch_is_bit_equal(
     for key, value in whole["state_dict"].items():
         assert torch.equal(value, resumed["state_dict"][key]), key
     assert whole["state"]["hooks"] == {"keep_ckpt_ids": [3, 6, 9]}
+    measured = json.loads((tmp_path / "metrics.json").read_text())["train"]
+    assert (measured["first_step"], measured["steps"]) == (4, 7)
     for name in ("rng", "sampler", "param_schedulers", "hooks"):
         assert str(whole["state"][name]) == str(resumed["state"][name])
 
@@ -104,8 +110,14 @@ def test_evaluation_of_the_checkpoint_gives_the_same_numbers(
     drawing = ["--show-dir", "pictures", "--show-frames", 1, "--score-thr", 0.05]
     result = run("test.py", unbroken / CONFIG_FILE.name, last, "--work-dir", tmp_path, *drawing)
     printed = json.loads(result.stdout.splitlines()[-1])
+    ended = job_status(tmp_path)
+    assert (ended.state, ended.kind, ended.metrics["NDS"]) == (
+        "finished",
+        "evaluate",
+        printed["NDS"],
+    )
     trained = json.loads((unbroken / "metrics.json").read_text())
-    for name in set(trained) - {"FPS"}:
+    for name in set(trained) - {"FPS", "train"}:
         assert printed[name] == pytest.approx(trained[name], nan_ok=True), name
     drawn = [path.name for path in sorted(tmp_path.glob("*/pictures/*"))]
     assert [name.rpartition("_")[2] for name in drawn] == ["bev.png", "cameras.jpg"]
@@ -185,4 +197,8 @@ def test_weights_only_checkpoint_cannot_be_resumed(
     arguments = [CONFIG_FILE, "--work-dir", tmp_path, "--resume", weights, *options]
     result = run("train.py", *arguments, check=False)
     assert result.returncode == 2
-    assert "must hold the optimizer and the position in the epoch" in result.stderr
+    message = "must hold the optimizer and the position in the epoch"
+    assert message in result.stderr
+    ended = job_status(tmp_path)
+    assert (ended.state, ended.kind) == ("failed", "train")
+    assert message in ended.detail
