@@ -115,8 +115,8 @@ def training_figure(runs: Sequence[Run]) -> Figure | None:
 
 
 def _is_curve(key: str) -> bool:
-    # With a slash: one process's times and memory, too many to draw.
-    return key not in ("step", "iter", "epoch", "base_lr", "memory") and "/" not in key
+    # With a slash: times and memory of single processes, too many to draw.
+    return key not in ("step", "iter", "epoch", "base_lr") and "/" not in key
 
 
 def validation_figure(runs: Sequence[Run]) -> Figure | None:
