@@ -37,11 +37,11 @@ from anybev.demo import (
 from anybev.device import current_backend
 
 CONFIGS = {kind: Path(anybev.__file__).parent / path for kind, path in SMALL_CONFIGS.items()}
-#: Many scenes, each seen once: few would be learned by heart instead of the colours.
-TRAIN_SCENES, VAL_SCENES, EPOCHS = 64, 8, 1
-CAMERA_STEPS = 480
+#: Many scenes, each seen twice: few would be learned by heart instead of the colours.
+TRAIN_SCENES, VAL_SCENES, EPOCHS = 48, 12, 2
+CAMERA_STEPS = 240
 #: Steps between the points of the curve.
-INTERVAL = 214
+INTERVAL = 320
 LIDAR_PARTS = ("pts_middle_encoder", "pts_backbone", "pts_neck", "bbox_head")
 FAULTS: dict[str, dict[str, Any]] = {
     "cameras turned by 2 degrees": {"kind": "rotate", "degrees": 2.0},
