@@ -12,6 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from anybev import envs
 from anybev.device import Capability, current_backend
+from anybev.engine.job.interfaces import resolve, towards
+
+_GLOO_INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 def unnumbered() -> bool:
@@ -31,7 +34,8 @@ def join(options: Mapping[str, Any]) -> None:
         options: ``env_cfg.dist_cfg``: ``backend``, and ``timeout`` in seconds.
 
     Raises:
-        MachineError: the process was not started by torchrun.
+        MachineError: the process was not started by torchrun, or cannot reach the others; the
+            message names where.
     """
     if "RANK" not in os.environ:
         raise envs.MachineError(
@@ -43,7 +47,30 @@ def join(options: Mapping[str, Any]) -> None:
     arguments = dict(options)
     if "timeout" in arguments:
         arguments["timeout"] = datetime.timedelta(seconds=arguments["timeout"])
-    dist.init_process_group(**arguments)
+    _choose_interface()
+    try:
+        dist.init_process_group(**arguments)
+    except RuntimeError as error:  # of the store and of gloo, both with torch's own text
+        rank, size, address, port = (
+            os.environ.get(key, "?") for key in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        )
+        interface = os.environ.get(_GLOO_INTERFACE, "the one of the host's name")
+        raise envs.MachineError(
+            f"rank {rank}: could not join the {size} processes that meet at {address}:{port}, over "
+            f"interface {interface} ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _choose_interface() -> None:
+    """With several nodes, use the interface that leads to the first one, unless the user chose.
+
+    Gloo would take the interface of the host's name, which need not reach any other node.
+    """
+    if int(os.environ.get("GROUP_WORLD_SIZE", "1")) < 2 or _GLOO_INTERFACE in os.environ:
+        return
+    interface = towards(resolve(os.environ.get("MASTER_ADDR", ""), "MASTER_ADDR"))
+    if interface is not None:
+        os.environ[_GLOO_INTERFACE] = interface.name
 
 
 def leave() -> None:

@@ -29,11 +29,15 @@ class Found:
     refused: tuple[str, ...] = field(default=())
 
 
-def candidates(folder: Path) -> list[Path]:
+def candidates(folder: Path, since_s: float = 0.0) -> list[Path]:
     """Checkpoints of ``folder`` that training wrote, newest first.
 
     The one that ``last_checkpoint`` names comes first, wherever the folder was moved to; the rest
     follow by the time they were written.
+
+    Args:
+        folder: work directory.
+        since_s: older files are left out; seconds since 1970.
     """
     if not folder.is_dir():
         return []
@@ -45,7 +49,7 @@ def candidates(folder: Path) -> list[Path]:
         here = folder / named.name
         first = [p for p in (named, here) if p.name and p.is_file()][:1]
         files = first + [path for path in files if path not in (*first, here)]
-    return files
+    return [path for path in files if path.stat().st_mtime >= since_s]
 
 
 def read_resumable(path: Path) -> dict[str, Any]:
@@ -70,15 +74,19 @@ def read_resumable(path: Path) -> dict[str, Any]:
     return content
 
 
-def newest_good(folder: Path) -> Found | None:
+def newest_good(folder: Path, since_s: float = 0.0) -> Found | None:
     """The newest checkpoint of ``folder`` that can be read whole; None where there is none.
+
+    Args:
+        folder: work directory.
+        since_s: older files do not count; seconds since 1970.
 
     Raises:
         ValueError: there are some, and none of them can be read: to start anew is the user's to
             choose.
     """
     refused: list[str] = []
-    for path in candidates(folder):
+    for path in candidates(folder, since_s):
         try:
             return Found(path, read_resumable(path), tuple(refused))
         except (ValueError, FileNotFoundError) as error:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader
 
+from anybev import envs
 from anybev.datasets.sample import Batch, Sample, collate
 from anybev.datasets.sampling import EpochSampler
 from anybev.engine import checkpoint as checkpoints
@@ -281,18 +282,29 @@ class Runner(MMEngineRunner):
         return {}
 
     def load_or_resume(self) -> None:
-        """As mmengine's; of a work directory's checkpoints the newest whole one is taken."""
-        if self._has_loaded or not self._resume or self._load_from is not None:
+        """As mmengine's; of a work directory's checkpoints the newest whole one is taken.
+
+        After a restart by torchrun it is this job's newest one, whatever the job began with.
+        """
+        if self._has_loaded:
+            return
+        if envs.job_round() > 1 and self._continue_newest(envs.job_started_s() or 0.0):
+            return
+        if not self._resume or self._load_from is not None:
             super().load_or_resume()
-            return
-        found = _everywhere(lambda: newest.newest_good(Path(self.work_dir)))
-        if found is None:
+        elif not self._continue_newest():
             self.logger.info("no checkpoint in %s to resume from: training begins", self.work_dir)
-            return
+
+    def _continue_newest(self, since_s: float = 0.0) -> bool:
+        """Continue from the newest whole checkpoint of node 0's work directory, if there is one."""
+        found = _everywhere(lambda: newest.newest_good(Path(self.work_dir), since_s))
+        if found is None:
+            return False
         for reason in found.refused:
             text = f"passed over a checkpoint: {reason}"
             self.logger.warning(text)  # as one text: mmengine shows those of one format once
         self._continue(found.path, found.content)
+        return True
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
         """Continue from a checkpoint of this run, at the very next batch.

@@ -14,6 +14,7 @@ import ipaddress
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -123,6 +124,26 @@ def _why(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def _store_of(meeting: Meeting, limit_s: float) -> TCPStore | None:
+    """A client of the store at the meeting's place; None where no store answers in time."""
+    made: list[TCPStore] = []
+
+    def make() -> None:
+        limit = datetime.timedelta(seconds=limit_s)
+        # A refusal is an answer too: nothing was made.
+        with contextlib.suppress(DistError):
+            made.append(TCPStore(meeting.address, meeting.port, is_master=False, timeout=limit))
+
+    # torch waits without limit for a greeting, which another program never sends.
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not made:
+        return None
+    made[0].set_timeout(datetime.timedelta(seconds=meeting.timeout_s))
+    return made[0]
+
+
 def _connect(meeting: Meeting, deadline: float) -> TCPStore:
     """The store of node 0, as soon as it listens.
 
@@ -137,19 +158,11 @@ def _connect(meeting: Meeting, deadline: float) -> TCPStore:
             reason = _why(error)
             time.sleep(max(0.0, min(0.5, deadline - time.monotonic())))
             continue
-        try:
-            # At least a second: who listens may be a store, and as slow as a busy host.
-            left = max(1.0, deadline - time.monotonic())
-            store = TCPStore(
-                meeting.address,
-                meeting.port,
-                is_master=False,
-                timeout=datetime.timedelta(seconds=left),
-            )
-            store.set_timeout(datetime.timedelta(seconds=meeting.timeout_s))
+        # At least a second: who listens may be a store, and as slow as a busy host.
+        store = _store_of(meeting, max(1.0, deadline - time.monotonic()))
+        if store is not None:
             return store
-        except DistError:
-            reason = "another program listens there; is --port node 0's?"
+        reason = "another program listens there; is --port node 0's?"
     raise envs.MachineError(
         f"node {meeting.node_rank}: could not reach node 0 at {meeting.place} within "
         f"{meeting.timeout_s:g} s ({reason})"
@@ -211,10 +224,15 @@ class NodeRendezvous(RendezvousHandler):
         """Join the next round and wait until every node has.
 
         Raises:
+            ValueError: the node's rank is out of range.
             MachineError: not all nodes joined in time, a rank was given twice, nodes do not fit
                 together, the job is over or has failed too often.
         """
         meeting = self.meeting
+        if not 0 <= meeting.node_rank < meeting.nnodes:
+            raise ValueError(
+                f"job: --node-rank must be 0 to {meeting.nnodes - 1}, got {meeting.node_rank}"
+            )
         deadline = time.monotonic() + meeting.timeout_s
         if self._store is None:
             self._store = (
@@ -274,8 +292,6 @@ class NodeRendezvous(RendezvousHandler):
     def _joined(self, number: int) -> Iterator[None]:
         """Be counted in a round; withdrawn again when it does not come about."""
         rank = self.meeting.node_rank
-        if rank >= self.meeting.nnodes:
-            raise ValueError(f"job: --node-rank must be 0 to {self.meeting.nnodes - 1}, got {rank}")
         claim = f"round_{number}/node_{rank}"
         holder = bytes(self._call("compare_set", claim, "", self._name)).decode()
         if holder != self._name:

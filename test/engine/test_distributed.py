@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import anybev
-from anybev.engine import distributed
+from anybev import envs
+from anybev.engine import distributed, newest
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
 
 TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
@@ -50,3 +51,52 @@ def test_pytorch_launcher_needs_torchrun(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(RuntimeError, match="must be started by torchrun, got no RANK"):
         distributed.join({"backend": "gloo"})
+
+
+def test_a_rank_that_cannot_join_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    message = (
+        r"rank 3: could not join the 4 processes that meet at 127\.0\.0\.1:1, over interface lo"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        distributed.join({"backend": "gloo", "timeout": 1})
+
+
+def test_several_nodes_use_the_interface_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "1")
+    distributed._choose_interface()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "chosen")
+    distributed._choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "chosen"
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    distributed._choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
+
+
+def test_a_restart_takes_this_jobs_checkpoints(tmp_path: Path) -> None:
+    old, new = tmp_path / "epoch_9.pth", tmp_path / "epoch_1.pth"
+    for path, written_s in ((old, 1000.0), (new, 2000.0)):
+        path.touch()
+        os.utime(path, (written_s, written_s))
+    (tmp_path / newest.POINTER).write_text(str(old))
+    assert newest.candidates(tmp_path) == [old, new]
+    assert newest.candidates(tmp_path, since_s=1500.0) == [new]
+    assert newest.newest_good(tmp_path, since_s=3000.0) is None
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", None), ("12.5", 12.5)])
+def test_when_the_job_started(
+    text: str, expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(envs.JOB_STARTED, text)
+    assert envs.job_started_s() == expected
+    monkeypatch.setenv(envs.JOB_STARTED, "yesterday")
+    with pytest.raises(ValueError, match="ANYBEV_JOB_STARTED must be seconds since 1970, got 'yes"):
+        envs.job_started_s()
