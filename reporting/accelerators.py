@@ -81,7 +81,7 @@ def _atlas(precision: str, fps: float) -> Accelerator:
 
 def _h100(name: str, fps: float, source: str) -> Accelerator:
     return Accelerator(
-        name=f"H100 {name}",
+        name=f"H100, {name}",
         step=_step(fps, source),
         local=_assumed("NVLink", 450, "GB/s", _H100),
         network=_assumed("InfiniBand", 50, "GB/s", _CX7),
@@ -96,12 +96,12 @@ ACCELERATORS = (
     _atlas("fp32", 26.46),
     _atlas("fp16", 32.78),
     _h100(
-        "of competitor's steps",
+        "competitor's steps",
         22.54,
         f"32 samples / 22.54 samples/s in fp32, of an accelerator without a name; {DRIVINGSDK}",
     ),
     _h100(
-        "of 40 ms a step",
+        "40 ms a step",
         800.0,
         "10 ms a sample: 30 to 40 % of what 1.9 TFLOP a sample need at 800 TFLOP/s and 3.35 TB/s",
     ),

@@ -43,7 +43,7 @@ _MIB = 2**20
 _EXCHANGES = (_MIB, 5 * _MIB, 25 * _MIB)
 _DEVICE = {"load": "device", "seconds": 0.4}
 _HOST = {"load": "host", "products": 600}
-_GROUP_LIMIT_S = 300
+_GROUP_LIMIT_S = 600
 _PORT = 29511
 
 

@@ -182,7 +182,7 @@ def estimated(numel: Sequence[int]) -> str:
     for each in ACCELERATORS:
         for one in each.inputs():
             owners.setdefault(one, []).append(each.name)
-    given = [[", ".join(names), *one.cells()] for one, names in owners.items()]
+    given = [["; ".join(names), *one.cells()] for one, names in owners.items()]
     header = ["accelerator", "devices", "exchange ms", "not hidden ms", "FPS", "linearity"]
     table = [row for each in ACCELERATORS for row in _estimate_rows(each, buckets, spread)]
     return "\n\n".join(
