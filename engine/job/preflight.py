@@ -146,7 +146,8 @@ def _missing(path: Path, root: Path, said: set[str]) -> Iterator[str]:
 
 def _weights(config: Config, options: JobOptions) -> Iterator[str]:
     if options.resume:  # what it starts from is in the checkpoint
-        if options.resume != "auto" and not Path(options.resume).is_file():
+        read_here = options.resume != "auto" and options.node_rank == 0  # rank 0 hands it out
+        if read_here and not Path(str(options.resume)).is_file():
             yield f"weights: the checkpoint {options.resume} of --resume is missing"
         return
     if config.get("load_from") and not Path(config.load_from).is_file():

@@ -104,6 +104,8 @@ def test_checkpoint_to_resume_must_be_there(
 ) -> None:
     (problem,) = preflight.check(replace(ready, resume="gone.pth"), config, cpu).problems
     assert "the checkpoint gone.pth of --resume is missing" in problem
+    second = replace(ready, resume="gone.pth", nnodes=2, node_rank=1, master_addr="127.0.0.1")
+    assert preflight.check(second, config, cpu).problems == ()
 
 
 def test_path_that_the_command_line_would_cut_is_refused(
