@@ -31,7 +31,7 @@ def arguments(
         flags: further flags.
         more: further options, dots as double underscores.
     """
-    options = tiny_options(root, **(_SHORT | dict(more or {})))
+    options = tiny_options(root, 0, **(_SHORT | dict(more or {})))
     return [CONFIG_FILE, "--work-dir", work_dir, *flags, "--cfg-options", *options]
 
 
