@@ -18,7 +18,8 @@ from anybev.models.common.arguments import refuse_unknown
 
 COMPRESSIONS = ("none", "bf16")
 _MIB = 2**20
-# torch is renaming the argument, and warns of the old name.
+# torch is renaming both, and warns of the old names.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _BUFFERS = next(
     name
     for name in ("forward_sync_buffers", "broadcast_buffers")
@@ -130,9 +131,7 @@ def average_bf16(group: dist.ProcessGroup | None, bucket: GradBucket) -> Future[
     received = torch.empty_like(sent)
     dist.all_to_all_single(received.view(torch.uint8), sent.view(torch.uint8), group=group)
     mean = received.view(world_size, share).float().sum(dim=0).div_(world_size)
-    dist.all_gather_into_tensor(
-        sent.view(torch.uint8), mean.to(torch.bfloat16).view(torch.uint8), group=group
-    )
+    _all_gather(sent.view(torch.uint8), mean.to(torch.bfloat16).view(torch.uint8), group=group)
     gradients.copy_(sent[: gradients.numel()])
     done: Future[Tensor] = Future()
     done.set_result(gradients)
