@@ -1,0 +1,110 @@
+"""A training of two processes as those who watch it see it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anybev
+from anybev.reporting.job_status import job_status
+from anybev.reporting.status import read_status
+from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
+
+TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
+# mmengine's line of a training step, which people grep for.
+LINE = re.compile(
+    r"mmengine - INFO - Epoch\(train\) +\[1\]\[\d/5\]  (base_lr: \S+ )?lr: \S+  "
+    r"eta: \d+:\d\d:\d\d  time: \d+\.\d{4}  data_time: \d+\.\d{4}  "
+    r"(memory: \d+  )?[^/]*loss: \d+\.\d{4}[^/]*$"
+)
+TIMEOUT_S = 300
+
+
+@pytest.fixture(scope="module")
+def work_dir(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One epoch of five steps on two processes, without an evaluation."""
+    folder = tmp_path_factory.mktemp("watched")
+    options = tiny_options(synthetic_root, train_cfg__max_epochs="1", train_cfg__val_begin="9")
+    options += ["train_dataloader.batch_size=2", "train_dataloader.sampler.batch_size=2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", TOOLS / "train.py", CONFIG_FILE, "--launcher", "pytorch"]
+    command += ["--work-dir", folder, "--cfg-options", *options]
+    job = subprocess.Popen(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    try:
+        output, _ = job.communicate(timeout=TIMEOUT_S)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+    assert job.returncode == 0, output[-4000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(work_dir: Path) -> list[dict[str, Any]]:
+    (file,) = work_dir.glob("*/vis_data/scalars.json")
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_each_row_has_times_and_memory_of_each_process(rows: list[dict[str, Any]]) -> None:
+    assert len(rows) == 5
+    for row in rows:
+        for name in ("time", "data_time", "memory"):
+            values = [row[f"{name}/rank{rank}"] for rank in (0, 1)]
+            assert min(values) > 0
+            assert row[f"{name}/max"] == max(values) == values[row[f"{name}/max_rank"]]
+        assert row["time/rank0"] == pytest.approx(row["time"], rel=1e-5)
+        assert 100 < row["memory"] < 10_000
+
+
+def test_the_line_of_the_log_is_mmengines(work_dir: Path) -> None:
+    (log,) = work_dir.glob("*/*.log")
+    lines = [line for line in log.read_text().splitlines() if "Epoch(train)" in line]
+    assert len(lines) == 5
+    assert [line for line in lines if not LINE.search(line)] == []
+
+
+def test_the_job_began_ran_and_ended_once(work_dir: Path) -> None:
+    events, notes = read_status(work_dir / "status.json")
+    kinds = [event["status"] for event in events]
+    assert (kinds[0], kinds[-1], notes) == ("STARTED", "SUCCESS", [])
+    assert set(kinds[1:-1]) == {"RUNNING"}
+    assert {event["pid"] for event in events} == {events[0]["pid"]}
+    assert {(event["rank"], event["world_size"]) for event in events} == {(0, 2)}
+    assert (events[1]["step"], events[1]["steps"]) == (1, 5)
+    assert events[1]["eta_s"] > 0
+    assert (events[-1]["epoch"], events[-1]["step"]) == (1, 5)
+
+
+def test_status_of_the_run_has_a_row_a_process(work_dir: Path) -> None:
+    found = job_status(work_dir)
+    assert (found.state, found.world_size, found.notes) == ("finished", 2, ())
+    assert [rank["rank"] for rank in found.ranks] == [0, 1]
+    assert found.checkpoint == work_dir / "epoch_1.pth"
+    assert found.kpi["samples_per_s"] > 0
+
+
+def test_metrics_hold_what_the_training_measured(work_dir: Path) -> None:
+    content = json.loads((work_dir / "metrics.json").read_text())
+    assert set(content) == {"train"}  # nothing was evaluated
+    found = content["train"]
+    assert (found["world_size"], found["global_batch"], found["steps"]) == (2, 4, 5)
+    assert found["samples_per_s"] == pytest.approx(4 / found["step_time_s"])
+    assert found["step_time_s"] == max(found["by_rank"]["step_time_s"])
+    assert [len(values) for values in found["by_rank"].values()] == [2, 2, 2]
+    assert (found["precision"], found["backend"], found["seed"]) == ("fp32", "cpu", 0)
+    assert 0 < found["data_time_share"] < 1
+    assert 0 < found["loss"] < 100
