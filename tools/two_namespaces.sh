@@ -36,7 +36,10 @@ case ${1-} in
   up) up ;;
   down) down ;;
   exec)
-    [[ ${2-} == [01] && $# -gt 2 ]] || { echo "error: exec must be followed by 0 or 1 and a command" >&2; exit 2; }
+    [[ ${2-} == [01] && $# -gt 2 ]] || {
+      echo "error: exec must be followed by 0 or 1 and a command" >&2
+      exit 2
+    }
     node=$2
     shift 2
     exec ip netns exec "$(name "$node")" "$@"
