@@ -36,7 +36,7 @@ def test_a_killed_rank_ends_the_job_and_is_named_and_the_run_goes_on(
     assert f"Signal 9 (SIGKILL) received by PID {victim}" in last
     assert "rank 0: every rank must take part in a step" in job.output()
     assert "rank 1 did not answer within 8 s" in job.output()
-    assert "Traceback" not in job.output()
+    assert job.output().count("Traceback") == 1  # torchrun's own
     assert "resumed" in resumed(synthetic_root, tmp_path)
     assert_same_training(unbroken / "iter_10.pth", tmp_path / "iter_10.pth")
 
