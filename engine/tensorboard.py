@@ -15,11 +15,12 @@ def write_for_tensorboard(config: Config) -> None:
     Args:
         config: gets one more of ``visualizer.vis_backends``, unless it has it.
     """
-    visualizer = config.setdefault("visualizer", {"type": "Visualizer"})
-    backends = list(visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
+    if not config.get("visualizer"):
+        config.visualizer = {"type": "Visualizer"}
+    backends = list(config.visualizer.get("vis_backends") or [{"type": "LocalVisBackend"}])
     if all(backend["type"] != BACKEND for backend in backends):
         backends.append({"type": BACKEND})
-    visualizer.vis_backends = backends
+    config.visualizer.vis_backends = backends
 
 
 def require_tensorboard(config: Config) -> None:

@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 from anybev import envs
 from anybev.datasets.nuscenes_infos import create_nuscenes_infos
 from anybev.datasets.synthetic.nuscenes import write_nuscenes
+
+# A shell without job control starts what it puts in the background with Ctrl-C ignored; processes
+# that tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -217,8 +217,10 @@ def test_two_processes_with_common_normalisers_take_the_step_of_one(
 def test_batch_normalisation_sees_the_samples_of_its_process_alone(
     two_processes: dict[str, dict[str, Any]],
 ) -> None:
-    steps = parts(frozen=False, ranks=2)
-    assert_gradients(two_processes["train_plain"]["gradients"], mean(steps))
+    # As a whole and not element by element: batch statistics of few rows amplify the rounding that
+    # differs with the number of threads. One process differs by 20 times as much.
+    expected = mean(parts(frozen=False, ranks=2))
+    assert apart(two_processes["train_plain"]["gradients"], expected) < 0.01
 
 
 def test_bfloat16_on_the_wire_rounds_each_gradient_twice(
