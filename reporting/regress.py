@@ -105,6 +105,7 @@ def compare(
     *,
     any_config: bool = False,
     scores_only: bool = False,
+    speed: bool = True,
 ) -> Comparison:
     """Judge a run, or the mean of several, by the spread of the baseline's seeds.
 
@@ -118,13 +119,15 @@ def compare(
         baseline: what it is judged by.
         any_config: compare although the configs differ, and say how.
         scores_only: leave out losses, for evaluations of a checkpoint.
+        speed: judge frames a second too; a machine that does other work says nothing about them.
 
     Raises:
         CannotCompareError: another config, other frames, fewer than two seeds, a missing number.
     """
     notes = _check_alike(runs, baseline, any_config, scores_only)
     machine = runs[0].machine
-    names = [n for n in baseline.names() if not (scores_only and group_of(n) is LOSS)]
+    left_out = [group for group, out in ((LOSS, scores_only), (SPEED, not speed)) if out]
+    names = [name for name in baseline.names() if group_of(name) not in left_out]
     groups = {group_of(name): 0 for name in names}
     for name in names:
         groups[group_of(name)] += 1

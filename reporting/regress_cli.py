@@ -30,6 +30,7 @@ class _CannotCompare(click.ClickException):
 @click.option("--fresh", is_flag=True, help="With --update: forget what the file held.")
 @click.option("--any-config", is_flag=True, help="Compare although the configs differ.")
 @click.option("--scores-only", is_flag=True, help="Without losses: for tools/test.py's runs.")
+@click.option("--no-speed", is_flag=True, help="Without FPS: the machine does other work too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, no table.")
 @click.pass_context
 def regress(
@@ -40,6 +41,7 @@ def regress(
     fresh: bool,
     any_config: bool,
     scores_only: bool,
+    no_speed: bool,
     as_json: bool,
 ) -> None:
     """Compare a run with a baseline; ends with 1 on a regression.
@@ -61,7 +63,11 @@ def regress(
             _update(baseline, numbers, fresh, as_json)
             return
         found = compare(
-            numbers, read_baseline(baseline), any_config=any_config, scores_only=scores_only
+            numbers,
+            read_baseline(baseline),
+            any_config=any_config,
+            scores_only=scores_only,
+            speed=not no_speed,
         )
     except (ValueError, OSError) as error:
         if envs.traceback():

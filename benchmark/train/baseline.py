@@ -80,6 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument("--baseline", type=Path, default=BASELINE, help="default: %(default)s")
     flags.add_argument("--seed", type=int, default=0, help="of the run that is compared")
     flags.add_argument("--make", type=int, nargs="+", metavar="SEED", help="write the baseline")
+    flags.add_argument("--no-speed", action="store_true", help="the machine does other work too")
     flags.add_argument("--keep", action="store_true", help="with --make: keep finished runs")
     args = flags.parse_args(argv)
     if args.keep and args.make is None:
@@ -104,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = "from anybev.cli import main; main()"
     arguments = ["regress", str(folders[0]), "--baseline", str(args.baseline)]
+    if args.no_speed:
+        arguments.append("--no-speed")
     return subprocess.run([sys.executable, "-c", command, *arguments]).returncode
 
 

@@ -1,5 +1,5 @@
 # For the regression gate: the demo's lidar-camera model, coarser and narrower, learns one scene by
-# heart in 100 steps without augmentation. It is scored on the frames it has seen: its numbers say
+# heart in 200 steps without augmentation. It is scored on the frames it has seen: its numbers say
 # whether the code still does what it did, and nothing about how good a detector is.
 _base_ = ["./bevfusion_lidar-cam_voxel0225_second_secfpn_1xb2-cyclic-3e_nus-3d.py"]
 image_size = [64, 176]
@@ -74,7 +74,7 @@ val_dataloader = dict(dataset=seen_frames, **quick)
 test_dataloader = val_dataloader
 val_evaluator = dict(split="train", ann_file="data/nuscenes/nuscenes_infos_train.pkl")
 test_evaluator = val_evaluator
-epochs = 20
+epochs = 40
 param_scheduler = [
     dict(
         type="OneCycleLR",

@@ -166,6 +166,9 @@ def test_switches_widen_what_is_compared(baseline: Baseline) -> None:
     scored = replace(numbers(7), steps=None, values={"NDS": 0.5, "AP/car": 0.4, "mATE": 0.3})
     rows = compare([replace(scored, machine=THERE)], baseline, scores_only=True).rows
     assert [row.name for row in rows] == ["NDS", "AP/car", "mATE", "FPS"]
+    slow = changed(FPS=0.1)
+    assert [row.name for row in compare([slow], baseline).failed] == ["FPS"]
+    assert compare([slow], baseline, speed=False).failed == []
 
 
 def test_baseline_is_read_back(baseline: Baseline, tmp_path: Path) -> None:

@@ -31,10 +31,6 @@ SHOWN_BY = {
     "class_dropped": "AP/car",
 }
 STORED = gate.BASELINE.with_name("gate_broken.json")
-needs_baseline = pytest.mark.skipif(
-    not (gate.BASELINE.is_file() and STORED.is_file()),
-    reason=f"no {gate.BASELINE.name} or {STORED.name}: see docs/regress.md",
-)
 
 
 def failed(values: Mapping[str, float]) -> list[str]:
@@ -45,13 +41,11 @@ def failed(values: Mapping[str, float]) -> list[str]:
     return [row.name for row in compare([run], baseline, scores_only=True).failed]
 
 
-@needs_baseline
 @pytest.mark.parametrize("kind", KINDS)
 def test_stored_scores_of_a_broken_model_fail(kind: str) -> None:
     assert SHOWN_BY[kind] in failed(json.loads(STORED.read_text())[kind])
 
 
-@needs_baseline
 def test_stored_scores_of_the_same_model_whole_pass() -> None:
     assert failed(json.loads(STORED.read_text())["whole"]) == []
 
@@ -94,7 +88,6 @@ def whole(folder: Path) -> RunNumbers:
     return train(folder, "whole")
 
 
-@needs_baseline
 @pytest.mark.slow
 def test_a_trained_model_fails_with_each_fault(folder: Path, whole: RunNumbers) -> None:
     out = folder / "broken.json"
@@ -123,7 +116,6 @@ def test_a_run_repeats_itself_bit_for_bit(folder: Path, whole: RunNumbers) -> No
     assert {name: again.values[name] for name in kept} == kept
 
 
-@needs_baseline
 @pytest.mark.slow
 def test_a_class_that_is_not_learned_shows_in_losses_and_scores(
     folder: Path, whole: RunNumbers
