@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no network namespac
 
 TRAIN = Path(anybev.__file__).resolve().parents[2] / "tools" / "train.py"
 PORT = 29500
-LIMIT_S = 240  # of any job here: a minute at most, on a host with nothing else to do
+LIMIT_S = 420  # of any job here: a minute at most, on a host with nothing else to do
 
 # Says who it is, then works until it is told to end: with "ask" it ends by itself.
 WORKER = """
