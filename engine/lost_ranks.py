@@ -13,7 +13,7 @@ from anybev.envs import MachineError
 # How long the others may take to notice as well, each at the end of its own time-out.
 _ROLL_CALL_S = 8.0
 _DEFAULT_TIMEOUT_S = 1800.0
-_COLLECTIVE = re.compile(r"gloo|ProcessGroup|NCCL|HCCL|process group", re.I)
+_COLLECTIVE = re.compile(r"gloo|pair closure|ProcessGroup|NCCL|HCCL|process group", re.I)
 
 
 class LostRankError(MachineError):
