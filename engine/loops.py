@@ -10,7 +10,7 @@ from torch import nn
 
 from anybev.device import current_backend
 from anybev.engine.registry import LOOPS
-from anybev.engine.worker_errors import batches
+from anybev.engine.worker_errors import batches, name_dead_workers
 
 
 @LOOPS.register_module()
@@ -43,8 +43,9 @@ class ResumableEpochLoop(EpochBasedTrainLoop):
         first = sampler.done // self.dataloader.batch_size
         self.runner.call_hook("before_train_epoch")
         self.runner.model.train()
-        for index, data in enumerate(batches(self.dataloader), start=first):
-            self.run_iter(index, data)
+        with name_dead_workers():
+            for index, data in enumerate(batches(self.dataloader), start=first):
+                self.run_iter(index, data)
         self.runner.call_hook("after_train_epoch")
         self._epoch += 1
 
@@ -73,8 +74,9 @@ class _TimedLoop:
         self.runner.call_hook(f"before_{self.step}")
         self.runner.call_hook(f"before_{self.step}_epoch")
         self.runner.model.eval()
-        for index, data in enumerate(batches(self.dataloader)):
-            self.run_iter(index, data)
+        with name_dead_workers():
+            for index, data in enumerate(batches(self.dataloader)):
+                self.run_iter(index, data)
         metrics: dict[str, Any] = self.evaluator.evaluate(len(self.dataloader.dataset))
         shares = all_gather_object((self.frames, self.seconds))
         frames, seconds = sum(s[0] for s in shares), max(s[1] for s in shares)

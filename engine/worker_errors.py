@@ -4,12 +4,15 @@ import itertools
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from anybev.envs import MachineError
 
+# What torch's handler of SIGCHLD raises, wherever the training stands at that moment.
+_KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? ?(\d+)\) (.*?)\.? *$", re.M)
 _CAUGHT = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)\.")
 
 
@@ -42,6 +45,27 @@ def batches(loader: DataLoader) -> Iterator[Any]:
                 raise
             raise raised from error
         yield batch
+
+
+@contextmanager
+def name_dead_workers() -> Iterator[None]:
+    """Around an epoch: a worker that dies while its batch is not waited for is named too.
+
+    Raises:
+        MachineError: a worker was killed.
+    """
+    try:
+        yield
+    except MachineError:
+        raise
+    except RuntimeError as error:
+        killed = _KILLED.search(str(error))
+        if killed is None:
+            raise
+        raise MachineError(
+            f"data loader: a worker (pid {killed[1]}) must live as long as training does, got "
+            f"{killed[2]!r}; try fewer workers or a smaller batch where memory ran out"
+        ) from error
 
 
 def _indices(loader: DataLoader) -> list[int]:

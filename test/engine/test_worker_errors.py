@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from anybev.datasets.sampling import EpochSampler
 from anybev.engine.stopping import ShieldedWorker
-from anybev.engine.worker_errors import batches
+from anybev.engine.worker_errors import batches, name_dead_workers
 from anybev.envs import MachineError
 
 
@@ -106,3 +106,12 @@ def test_signals_to_the_whole_job_leave_workers_running() -> None:
         [4, 5],
         [6, 7],
     ]
+
+
+def test_a_worker_that_dies_between_two_batches_is_named() -> None:
+    text = "DataLoader worker (pid 8874) is killed by signal: Killed. "
+    message = r"a worker \(pid 8874\) must live as long as training does, got 'is killed by"
+    with pytest.raises(MachineError, match=message), name_dead_workers():
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="another"), name_dead_workers():
+        raise RuntimeError("another error")
