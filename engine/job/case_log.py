@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from anybev.engine.job.options import JobOptions
+from anybev.evaluation.nuscenes import SYNTHETIC_NOTE
 from anybev.files import whole_file
 from anybev.reporting.run import number, read_json
 
 TITLE = "------------------ Final result ------------------"
 _NOT_MEASURED = "not measured"
-_SYNTHETIC = "scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def read_case(options: JobOptions, work_dir: Path, seconds: float) -> Case:
         f"Precision = {train.get('precision') or _NOT_MEASURED}",
     ]
     if options.demo:
-        lines.append(f"Note = {_SYNTHETIC}")
+        lines.append(f"Note = {SYNTHETIC_NOTE}")
     final = [
         TITLE,
         f"Final Performance images/sec : {rate}",

@@ -158,7 +158,8 @@ def build(options: JobOptions, config: Config, backend: Backend) -> Command:
     tool = Path(anybev.__file__).resolve().parents[2] / "tools" / "train.py"
     words = [*nodes.torchrun_command(options), str(tool), str(options.config)]
     words += ["--launcher", "pytorch"]
-    if options.work_dir and "--work-dir" not in " ".join(options.train_flags):
+    given = {flag.partition("=")[0] for flag in options.train_flags}
+    if options.work_dir and "--work-dir" not in given:
         words += ["--work-dir", str(options.work_dir)]
     if options.precision == "fp16":
         words.append("--amp")

@@ -1,6 +1,5 @@
 """One node's share of a job in the foreground: checks, torchrun, results, exit status."""
 
-import ctypes
 import re
 import signal
 import subprocess
@@ -19,10 +18,10 @@ from anybev.engine.job import demo, preflight
 from anybev.engine.job.case_log import read_case
 from anybev.engine.job.command import Command, build, trains_in
 from anybev.engine.job.options import JobOptions
+from anybev.engine.stopping import end_with_parent
 from anybev.reporting.status import append_status, read_status
 
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PR_SET_PDEATHSIG = 1
 _LAST_WORDS = re.compile(r"error: (?:rank (\d+) \(pid (\d+).*|.*)")
 
 
@@ -119,12 +118,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return stat.st_ino, stat.st_mtime_ns
 
 
-def _die_with_parent() -> None:
-    """Ask Linux for a signal when the launcher is killed, so that its job ends too."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 @contextmanager
 def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Hand signals on, each once: torchrun stands in a group of its own, so Ctrl-C misses it."""
@@ -149,7 +142,7 @@ def _foreground(command: Command, outputs: list[IO[bytes]]) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=end_with_parent,
     )
     tail = b""
     with process, _forwarding(process):

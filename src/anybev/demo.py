@@ -12,6 +12,7 @@ import click
 import anybev
 from anybev.datasets.infos import CATEGORIES
 from anybev.device import current_backend
+from anybev.evaluation.nuscenes import SYNTHETIC_NOTE
 from anybev.reporting.status import plain, write_json
 
 #: Models small enough for two CPU cores, by their sensors.
@@ -208,7 +209,7 @@ def main(seed: int, data_root: Path, work_dir: Path) -> None:
     )
     page = report / "report.html"
     _timed("report", lambda: write_page([fused, lidar], page), seconds)
-    _log("scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes")
+    _log(SYNTHETIC_NOTE)
     facts = {"lidar_stage": summarise(first), "report": page, "seed": seed, "seconds": seconds}
     summary = plain(summarise(metrics) | facts)
     write_json(report / "summary.json", summary)

@@ -12,6 +12,17 @@ from anybev.testing.tiny import tiny_batch, tiny_model_cfg
 
 IMAGE_SIZE = (32, 64)
 _CHANNELS = 12
+#: Of a view transform on its own: 6 channels in, 24 depths, 32 x 32 cells.
+VIEW_SETTINGS: dict[str, Any] = {
+    "in_channels": 6,
+    "out_channels": 5,
+    "image_size": IMAGE_SIZE,
+    "feature_size": (4, 8),
+    "xbound": [-16.0, 16.0, 1.0],
+    "ybound": [-24.0, 24.0, 1.5],
+    "zbound": [-10.0, 10.0, 20.0],
+    "dbound": [1.0, 13.0, 0.5],
+}
 _LIDAR_CHANNELS = 40
 
 

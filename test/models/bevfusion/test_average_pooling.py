@@ -5,22 +5,13 @@ import torch
 
 from anybev.models.bevfusion.view_transform import LSSTransform
 from anybev.testing.tiny import tiny_batch
-from anybev.testing.tiny_cameras import IMAGE_SIZE, tiny_cameras
+from anybev.testing.tiny_cameras import VIEW_SETTINGS, tiny_cameras
 
 
 def _view(**changes: object) -> LSSTransform:
     torch.manual_seed(0)
-    settings = {
-        "in_channels": 6,
-        "out_channels": 5,
-        "image_size": IMAGE_SIZE,
-        "feature_size": (4, 8),
-        "xbound": [-16.0, 16.0, 1.0],
-        "ybound": [-24.0, 24.0, 1.5],
-        "zbound": [-10.0, 10.0, 10.0],  # two heights: they are folded into the channels
-        "dbound": [1.0, 13.0, 0.5],
-    }
-    return LSSTransform(**(settings | changes))  # type: ignore[arg-type]
+    two_heights = {"zbound": [-10.0, 10.0, 10.0]}  # they are folded into the channels
+    return LSSTransform(**(VIEW_SETTINGS | two_heights | changes))
 
 
 @pytest.mark.parametrize("exact", [False, True])

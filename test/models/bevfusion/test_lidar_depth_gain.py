@@ -8,23 +8,12 @@ import torch
 
 from anybev.models.bevfusion.view_transform import DepthLSSTransform
 from anybev.testing.tiny import tiny_batch
-from anybev.testing.tiny_cameras import IMAGE_SIZE, tiny_cameras
-
-SETTINGS = {
-    "in_channels": 6,
-    "out_channels": 5,
-    "image_size": IMAGE_SIZE,
-    "feature_size": (4, 8),
-    "xbound": [-16.0, 16.0, 1.0],
-    "ybound": [-24.0, 24.0, 1.5],
-    "zbound": [-10.0, 10.0, 20.0],
-    "dbound": [1.0, 13.0, 0.5],
-}
+from anybev.testing.tiny_cameras import IMAGE_SIZE, VIEW_SETTINGS, tiny_cameras
 
 
 def _view(**changes: object) -> DepthLSSTransform:
     torch.manual_seed(0)
-    return DepthLSSTransform(**(SETTINGS | changes))  # type: ignore[arg-type]
+    return DepthLSSTransform(**(VIEW_SETTINGS | changes))
 
 
 def test_points_are_counted_in_their_patch_and_nearest_bin() -> None:

@@ -12,21 +12,13 @@ from anybev.datasets.sample import CameraBatch
 from anybev.models.bevfusion.frustum import camera_rays, frustum_points, inverse_2x2, inverse_3x3
 from anybev.models.bevfusion.view_transform import DepthLSSTransform, LSSTransform
 from anybev.testing.tiny import tiny_batch
-from anybev.testing.tiny_cameras import IMAGE_SIZE, tiny_cameras
+from anybev.testing.tiny_cameras import IMAGE_SIZE, VIEW_SETTINGS, tiny_cameras
 from anybev.testing.tolerances import tolerances
-
-BOUNDS = {
-    "xbound": [-16.0, 16.0, 1.0],
-    "ybound": [-24.0, 24.0, 1.5],
-    "zbound": [-10.0, 10.0, 20.0],
-    "dbound": [1.0, 13.0, 0.5],
-}
 
 
 def _view(kind: type[LSSTransform] = LSSTransform, **changes: object) -> LSSTransform:
     torch.manual_seed(0)
-    settings = BOUNDS | {"image_size": IMAGE_SIZE, "feature_size": (4, 8), "downsample": 1}
-    return kind(6, 5, **(settings | changes))
+    return kind(**(VIEW_SETTINGS | changes))
 
 
 def _rig(batch_size: int = 2, count: int = 3) -> tuple[CameraBatch, Tensor]:
