@@ -16,8 +16,8 @@ from anybev.device.ops import _native
 from anybev.engine.job import leftovers
 from anybev.engine.job.command import config_options, innermost, trains_in, variables
 from anybev.engine.job.interfaces import interfaces, resolve
+from anybev.engine.job.meeting import listening_socket
 from anybev.engine.job.options import JobOptions
-from anybev.engine.job.rendezvous import listening_socket
 from anybev.engine.pretrained import local_file
 
 _LOOPBACK = "127.0.0.1"

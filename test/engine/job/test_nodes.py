@@ -13,8 +13,9 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from anybev import envs
 from anybev.engine.job import interfaces, nodes, rendezvous
+from anybev.engine.job.meeting import Meeting, listening_socket
 from anybev.engine.job.options import JobOptions
-from anybev.engine.job.rendezvous import Meeting, NodeRendezvous
+from anybev.engine.job.rendezvous import NodeRendezvous
 
 HOST = "127.0.0.1"
 
@@ -88,7 +89,7 @@ def test_a_node_that_ends_the_job_frees_the_one_that_waits(port: int) -> None:
 
 
 def test_only_the_named_address_listens(port: int) -> None:
-    with rendezvous.listening_socket(HOST, port) as listener:
+    with listening_socket(HOST, port) as listener:
         assert listener.getsockname() == (HOST, port)
         with socket.create_connection((HOST, port)):
             pass
