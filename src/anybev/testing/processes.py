@@ -20,6 +20,7 @@ TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
 #: In the environment of every process of a job, whoever starts it: how they are found again.
 MARK = "JOB_MARK"
 _POLL_S = 0.05
+_KILL_S = 30  # a process that waits for a disk dies late
 _STEP = re.compile(r"Epoch\(train\)\s+\[\d+\]\[\s*\d+/\d+\]")
 
 
@@ -100,10 +101,14 @@ class Job:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pid in self.alive():
-            _send(pid, signal.SIGKILL)
+        end = time.monotonic() + _KILL_S
+        while alive := self.alive():  # again: one may have been starting another
+            assert time.monotonic() < end, f"not killed: {alive}"
+            for pid in alive:
+                _send(pid, signal.SIGKILL)
+            time.sleep(_POLL_S)
         if self.process is not None:
-            self.process.wait()
+            self.process.wait(_KILL_S)
 
     @property
     def launcher_pid(self) -> int:
@@ -192,11 +197,35 @@ def _send(pid: int, number: signal.Signals) -> None:
         return  # it has ended, which is what was wanted of it
 
 
-def exit_status_of(act: Callable[[], object]) -> int:
+def run_tool(
+    tool: str, *arguments: object, check: bool = True, seconds: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """Run a script of ``tools/`` to its end, as a user does.
+
+    Raises:
+        AssertionError: it failed, unless ``check`` is false.
+        subprocess.TimeoutExpired: it did not end in time.
+    """
+    result = subprocess.run(
+        [sys.executable, str(TOOLS / tool), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "2"},
+        timeout=seconds,
+    )
+    if check and result.returncode:
+        raise AssertionError(result.stdout[-2000:] + result.stderr[-4000:])
+    return result
+
+
+def exit_status_of(act: Callable[[], object], seconds: float = 120) -> int:
     """Run ``act`` in a forked process and wait for its end.
 
     Returns:
         0; 1 when it raised; negative when a signal killed it.
+
+    Raises:
+        AssertionError: it does not end in time; it is killed.
     """
     pid = os.fork()
     if pid == 0:
@@ -209,4 +238,13 @@ def exit_status_of(act: Callable[[], object]) -> int:
             traceback.print_exc()
         finally:
             os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    end = time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise AssertionError(f"no end after {seconds} s")
+        time.sleep(_POLL_S / 10)
