@@ -3,15 +3,20 @@
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mmengine.runner import BaseLoop
 
-from anybev.engine.stopping import Stopped
+from anybev.engine.stopping import Stopped, ends_with_a_word
 from anybev.reporting.status import STATUS_FILE, append_status
 
+_STOPPED = {
+    "train": "no step was under way, --resume goes on from the newest checkpoint",
+    "evaluate": "the evaluation is not finished",
+}
 # Where each launcher tells a process its rank and the number of processes.
 _PLACES = {
     "pytorch": ("RANK", "WORLD_SIZE"),
@@ -74,10 +79,14 @@ class JobEvents:
         self.rank, self.world_size = place(launcher)
         self.runner: Any = None
         self.kpi: Mapping[str, Any] = {}
+        self._alone = launcher == "none"
+        self._stopping = ExitStack()
 
     def __enter__(self) -> "JobEvents":
         if self.rank == 0:
             self._append("STARTED", self.message)
+        if self._alone:  # others may hang in a collective, and must end at once
+            self._stopping.enter_context(ends_with_a_word(_STOPPED[self.kind]))
         return self
 
     def __exit__(
@@ -86,6 +95,7 @@ class JobEvents:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._stopping.close()
         if error is None or (isinstance(error, SystemExit) and not error.code):
             if self.rank == 0:
                 self._append("SUCCESS", f"{self.message}: done")

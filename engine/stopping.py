@@ -1,5 +1,6 @@
 """Signals that end a training, as a scheduler or Ctrl-C sends them, and whom they must not end."""
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -7,14 +8,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 #: What ends a run after a checkpoint; one that the process was told to ignore (nohup) stays so.
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # torchrun and a scheduler may both pass one request on: what comes this soon is the same one.
-_SAME_REQUEST_S = 1.0
+_SAME_REQUEST_S = 5.0
 _PR_SET_PDEATHSIG = 1
 _STDERR = 2
 
@@ -74,10 +75,43 @@ class StopRequest:
             os._exit(128 + number)
 
 
+@contextlib.contextmanager
+def ends_with_a_word(text: str) -> Iterator[None]:
+    """Have SIGTERM and SIGHUP raise ``Stopped`` where they would end the process without a word.
+
+    For a process by itself: one that a collective blocks could not act on them. What a
+    ``StopRequest`` inside the block takes it gives back here. Without effect outside of the main
+    thread.
+
+    Args:
+        text: what the end means for the user.
+    """
+    owner, before = os.getpid(), {}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked worker ends as if nothing were set
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise Stopped(number, text)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _say(text: str) -> None:
     # print may be what the signal interrupted.
     rank = os.environ.get("RANK")
-    os.write(_STDERR, f"{f'rank {rank}: ' if rank else ''}{text}\n".encode())
+    # The terminal or the launcher that read this may be gone: the step is saved all the same.
+    with contextlib.suppress(OSError):
+        os.write(_STDERR, f"{f'rank {rank}: ' if rank else ''}{text}\n".encode())
 
 
 def end_with_parent() -> None:

@@ -18,7 +18,8 @@ class StopOnSignalHook(Hook):
 
     The ranks agree after every step by one small reduction between their hosts, never on an
     accelerator. The exit status is 128 + the signal's number (SIGTERM 143, SIGINT 130). Outside of
-    the steps, in evaluation say, the signals do what they do without this hook.
+    the steps, in evaluation say, the signals do what they do without this hook: ``JobEvents`` tells
+    of the end of a process by itself, torchrun ends its own.
     """
 
     priority = "LOWEST"  # after CheckpointHook, which may have saved this very step

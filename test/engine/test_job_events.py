@@ -1,5 +1,7 @@
 """How a job begins and ends in its status.json, whoever ends it."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from anybev.engine.job_events import JobEvents, one_line, place
 from anybev.engine.stopping import Stopped
 from anybev.reporting.status import read_status
+from anybev.testing.processes import exit_status_of
 
 
 def events(path: Path) -> list[tuple[str, int, str]]:
@@ -60,6 +63,18 @@ def test_processes_that_a_signal_stopped_together_tell_once(
     job = JobEvents(tmp_path, "train", "pytorch", "training")
     job.__exit__(Stopped, Stopped(15, "step 7 is saved"), None)
     assert len(events(tmp_path)) == told
+
+
+def test_a_signal_in_an_evaluation_is_told(tmp_path: Path) -> None:
+    def act() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with pytest.raises(Stopped), JobEvents(tmp_path, "train", "none", "training"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert exit_status_of(act) == 0
+    status, _, text = events(tmp_path)[-1]
+    assert status == "FAILURE"
+    assert text.startswith("SIGTERM: no step was under way, --resume goes on")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from anybev.engine.stopping import Stopped, StopRequest, end_with_parent
+from anybev.engine import stopping
+from anybev.engine.stopping import Stopped, StopRequest, end_with_parent, ends_with_a_word
 from anybev.testing.processes import exit_status_of
 
 
@@ -27,13 +28,48 @@ def test_the_first_signal_is_remembered_and_handlers_come_back() -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_signal_ends_the_process_at_once(number: signal.Signals, status: int) -> None:
     def act() -> None:
+        stopping._SAME_REQUEST_S = 0.1
         StopRequest().listen()
         os.kill(os.getpid(), number)
-        time.sleep(1.1)
+        time.sleep(0.2)
         os.kill(os.getpid(), number)
         time.sleep(30)
 
     assert exit_status_of(act) == status
+
+
+def test_a_signal_counts_when_nobody_reads_the_error_output() -> None:
+    def act() -> None:
+        readable, writable = os.pipe()
+        os.close(readable)  # as when the terminal or the launcher is gone
+        request = StopRequest()
+        request.listen()
+        kept = os.dup(2)
+        os.dup2(writable, 2)
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.dup2(kept, 2)
+        assert request.number == signal.SIGTERM
+
+    assert exit_status_of(act) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_end_outside_of_the_steps_has_a_word(number: signal.Signals) -> None:
+    def act() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        request = StopRequest()
+        with ends_with_a_word("why"):
+            request.listen()
+            request.release()  # what it took comes back
+            with pytest.raises(Stopped) as raised:
+                os.kill(os.getpid(), number)
+        assert (raised.value.code, raised.value.text) == (128 + number, "why")
+        assert signal.getsignal(number) is signal.SIG_DFL
+
+    assert exit_status_of(act) == 0
 
 
 def test_an_ignored_signal_stays_ignored() -> None:
