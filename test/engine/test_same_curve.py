@@ -1,9 +1,5 @@
 """One process with a batch of eight, and several that share it: what is equal, and what is not."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +10,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from anybev.models.bevfusion.sparse_layers import SparseTensor
+from anybev.testing import parallel_worker
 from anybev.testing.parallel_worker import BOXES, Objective, global_batch, gradients, share
+from anybev.testing.processes import Job
 from anybev.testing.tolerances import tolerances
 
 FLOAT = tolerances(torch.float32, "data_parallel")
+ROUNDING = tolerances(torch.float32)
 
 
 class Step:
@@ -131,29 +130,30 @@ def test_the_first_layer_that_differs_is_batch_normalisation() -> None:
     assert before, "a layer before the first normalisation agrees"
 
 
-def test_batch_statistics_follow_the_law_of_total_variance() -> None:
-    # What one process calls mean and variance are the others', weighted by rows, plus the spread
-    # of their means: that part is what each process cannot see.
-    name = "detector.pts_middle_encoder.conv_input.0"
-    inputs = []
+def test_batch_statistics_are_of_the_rows_of_one_process() -> None:
+    name = "detector.pts_middle_encoder.conv_input"
+    seen, layers = [], []
     for rank in range(2):
         objective = Objective(frozen=False)
-        kept: list[Tensor] = []
-        dict(objective.named_modules())[name].register_forward_hook(
-            lambda _m, _i, out, kept=kept: kept.append(out.features.detach().double())
+        modules = dict(objective.named_modules())
+        modules[f"{name}.0"].register_forward_hook(
+            lambda _m, _i, out: seen.append(out.features.detach().double())
         )
         with torch.no_grad():
             objective(share(global_batch(), rank, 2))
-        inputs.append(kept[0])
-    together = torch.cat(inputs)
-    share_of = [len(rows) / len(together) for rows in inputs]
-    within = sum(s * rows.var(0, correction=0) for s, rows in zip(share_of, inputs, strict=True))
-    spread = sum(
-        s * (rows.mean(0) - together.mean(0)).square()
-        for s, rows in zip(share_of, inputs, strict=True)
-    )
-    torch.testing.assert_close(together.var(0, correction=0), within + spread)
-    assert (spread > 0).any()
+        layers.append(modules[f"{name}.1"])
+
+    def after(rows: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
+        """Running mean and variance that began at 0 and 1 and saw these rows once."""
+        return momentum * rows.mean(0), 1 - momentum + momentum * rows.var(0)
+
+    for rows, layer in zip(seen, layers, strict=True):
+        assert isinstance(layer, _BatchNorm)
+        running = (layer.running_mean.double(), layer.running_var.double())
+        together = after(torch.cat(seen), layer.momentum)
+        for found, own, whole in zip(running, after(rows, layer.momentum), together, strict=True):
+            torch.testing.assert_close(found, own, **ROUNDING)
+            assert not torch.allclose(found, whole, **ROUNDING)
 
 
 @pytest.mark.parametrize(("ranks", "loss_bound", "gradient_bound"), [(2, 0.1, 0.5), (8, 0.15, 1.0)])
@@ -168,22 +168,9 @@ def test_batch_normalisation_in_training_moves_the_step_by_a_bounded_amount(
 
 def torchrun(folder: Path, ranks: int) -> dict[str, dict[str, Any]]:
     """What the worker wrote; its processes are gone afterwards, whatever happened."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    process = subprocess.Popen(
-        [sys.executable, *launch, "-m", "anybev.testing.parallel_worker", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=300)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert process.returncode == 0, output[-3000:]
+    worker = Path(parallel_worker.__file__)
+    with Job([folder], folder / "out.txt", ranks=ranks, tool=worker) as job:
+        assert job.finish(300) == 0, job.output()[-3000:]
     return {file.stem: torch.load(file) for file in folder.glob("*.pth")}
 
 

@@ -1,17 +1,13 @@
 """Curves for TensorBoard, which is an optional package."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
-import anybev
 from anybev.engine.tensorboard import require_tensorboard, write_for_tensorboard
+from anybev.testing.processes import run_tool
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
-
-TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
 
 
 def types(config: Config) -> list[str]:
@@ -43,9 +39,8 @@ def test_a_missing_package_is_named_before_the_training(monkeypatch: pytest.Monk
 def test_training_writes_its_curves(synthetic_root: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the optional package tensorboard is not installed")
     options = tiny_options(synthetic_root, train_cfg__max_epochs="1", train_cfg__val_begin="9")
-    command = [sys.executable, TOOLS / "train.py", CONFIG_FILE, "--tensorboard"]
-    command += ["--work-dir", tmp_path, "--cfg-options", *options]
-    subprocess.run([str(part) for part in command], check=True, timeout=300)
+    flags = ["--tensorboard", "--work-dir", tmp_path, "--cfg-options", *options]
+    run_tool("train.py", CONFIG_FILE, *flags)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (file,) = tmp_path.glob("*/vis_data/events.out.tfevents.*")

@@ -1,37 +1,22 @@
 """Training and evaluation as a user starts them: ``tools/train.py`` and ``tools/test.py``."""
 
 import json
-import os
-import subprocess
-import sys
+import platform
 from pathlib import Path
 
 import pytest
 import torch
 
-import anybev
 from anybev.engine import checkpoint
 from anybev.reporting.job_status import job_status
+from anybev.testing.processes import run_tool
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
 
-TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
 EPOCHS = {"train_cfg__max_epochs": "2", "param_scheduler__0__total_steps": "2"}
 EVERY_3 = {
     "default_hooks__checkpoint__by_epoch": "False",
     "default_hooks__checkpoint__interval": "3",
 }
-
-
-def run(tool: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, str(TOOLS / tool), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )
-    if check and result.returncode:
-        raise AssertionError(result.stdout[-2000:] + result.stderr[-4000:])
-    return result
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +25,7 @@ def unbroken(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     work_dir = tmp_path_factory.mktemp("unbroken")
     options = tiny_options(synthetic_root, **EPOCHS, **EVERY_3)
     options += ["train_cfg.val_interval=2", "default_hooks.checkpoint.max_keep_ckpts=9"]
-    run("train.py", CONFIG_FILE, "--work-dir", work_dir, "--cfg-options", *options)
+    run_tool("train.py", CONFIG_FILE, "--work-dir", work_dir, "--cfg-options", *options)
     return work_dir
 
 
@@ -64,6 +49,7 @@ def test_training_leaves_what_a_report_needs(unbroken: Path) -> None:
     assert facts["backend"] == "cpu"
     assert facts["config"] == CONFIG_FILE.name
     assert facts["seed"] == 0
+    assert facts["host"] == platform.node()
     assert facts["world_size"] == 1
     assert facts["mixed_precision"] is False
     assert facts["peak_memory_mib"] > 100
@@ -73,6 +59,9 @@ def test_training_leaves_what_a_report_needs(unbroken: Path) -> None:
         assert 0 < times["data_s"] < times["iteration_s"] < facts["seconds"]
     files = {path.name for path in (facts_file.parent / "nuscenes").iterdir()}
     assert {"pr_curves.json", "predictions.npz", "source.json"} <= files
+    source = json.loads((facts_file.parent / "nuscenes" / "source.json").read_text())
+    assert source["loading"]["data_prefix"]["pts"] == "samples/LIDAR_TOP"
+    assert source["loading"]["load_dim"] == 5
 
 
 def test_resume_inside_an_epoch_is_bit_equal(
@@ -82,7 +71,7 @@ def test_resume_inside_an_epoch_is_bit_equal(
     options += ["train_cfg.val_interval=9"]
     saved = unbroken / "iter_3.pth"
     assert checkpoint.read(saved)["state"]["sampler"]["done"] == 12
-    run(
+    run_tool(
         "train.py",
         CONFIG_FILE,
         "--work-dir",
@@ -108,7 +97,9 @@ def test_evaluation_of_the_checkpoint_gives_the_same_numbers(
 ) -> None:
     last = Path((unbroken / "last_checkpoint").read_text().strip())
     drawing = ["--show-dir", "pictures", "--show-frames", 1, "--score-thr", 0.05]
-    result = run("test.py", unbroken / CONFIG_FILE.name, last, "--work-dir", tmp_path, *drawing)
+    result = run_tool(
+        "test.py", unbroken / CONFIG_FILE.name, last, "--work-dir", tmp_path, *drawing
+    )
     printed = json.loads(result.stdout.splitlines()[-1])
     ended = job_status(tmp_path)
     assert (ended.state, ended.kind, ended.metrics["NDS"]) == (
@@ -146,7 +137,7 @@ def test_amp_trains_in_bfloat16_and_auto_scale_lr_scales(
     options = tiny_options(synthetic_root, train_cfg__max_epochs="1", train_cfg__val_interval="9")
     options += ["auto_scale_lr.base_batch_size=8"]
     flags = ["--amp", "--auto-scale-lr", "--work-dir", tmp_path, "--cfg-options", *options]
-    result = run("train.py", CONFIG_FILE, *flags)
+    result = run_tool("train.py", CONFIG_FILE, *flags)
     assert "AmpOptimWrapper" in (tmp_path / CONFIG_FILE.name).read_text()
     assert "OneCycleLR eta_max 0.002 -> 0.001 (x 0.5): the global batch is 4" in result.stdout
     state = checkpoint.read(tmp_path / "epoch_1.pth")["state_dict"]
@@ -180,7 +171,7 @@ def test_bad_input_ends_in_one_clear_line(
 ) -> None:
     if "--cfg-options" not in arguments:
         arguments = [*arguments, "--cfg-options", *tiny_options(synthetic_root)]
-    result = run("train.py", *arguments, "--work-dir", tmp_path, check=False)
+    result = run_tool("train.py", *arguments, "--work-dir", tmp_path, check=False)
     assert result.returncode == 2
     import re
 
@@ -195,7 +186,7 @@ def test_weights_only_checkpoint_cannot_be_resumed(
     torch.save({"state_dict": checkpoint.read(unbroken / "iter_3.pth")["state_dict"]}, weights)
     options = ["--cfg-options", *tiny_options(synthetic_root)]
     arguments = [CONFIG_FILE, "--work-dir", tmp_path, "--resume", weights, *options]
-    result = run("train.py", *arguments, check=False)
+    result = run_tool("train.py", *arguments, check=False)
     assert result.returncode == 2
     message = "must hold the optimizer and the position in the epoch"
     assert message in result.stderr

@@ -1,19 +1,15 @@
 """Training, resuming and scoring with cameras, as a user starts them."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import anybev
 from anybev.engine import checkpoint
+from anybev.testing.processes import run_tool
 from anybev.testing.tiny_config import CAMERA_CONFIG_FILE, tiny_camera_options
 
-TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
 ONE_EPOCH = {
     "train_cfg__max_epochs": "1",
     "param_scheduler__0__total_steps": "1",
@@ -22,25 +18,13 @@ ONE_EPOCH = {
 }
 
 
-def run(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(
-        [sys.executable, str(TOOLS / tool), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "2"},
-    )
-    if result.returncode:
-        raise AssertionError(result.stdout[-2000:] + result.stderr[-4000:])
-    return result
-
-
 @pytest.fixture(scope="module")
 def unbroken(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One epoch of five batches, a checkpoint after the third and the last."""
     work_dir = tmp_path_factory.mktemp("unbroken")
     options = tiny_camera_options(synthetic_root, **ONE_EPOCH)
     options += ["train_cfg.val_interval=1"]
-    run("train.py", CAMERA_CONFIG_FILE, "--work-dir", work_dir, "--cfg-options", *options)
+    run_tool("train.py", CAMERA_CONFIG_FILE, "--work-dir", work_dir, "--cfg-options", *options)
     return work_dir
 
 
@@ -58,7 +42,7 @@ def test_resume_inside_an_epoch_is_bit_equal_with_cameras(
     options = tiny_camera_options(synthetic_root, **ONE_EPOCH)
     options += ["train_cfg.val_interval=9"]
     arguments = ["--work-dir", tmp_path, "--resume", unbroken / "iter_3.pth"]
-    run("train.py", CAMERA_CONFIG_FILE, *arguments, "--cfg-options", *options)
+    run_tool("train.py", CAMERA_CONFIG_FILE, *arguments, "--cfg-options", *options)
     first, second = (checkpoint.read(f / "iter_5.pth") for f in (unbroken, tmp_path))
     assert first["state_dict"].keys() == second["state_dict"].keys()
     for key, value in first["state_dict"].items():
@@ -67,7 +51,7 @@ def test_resume_inside_an_epoch_is_bit_equal_with_cameras(
 
 def test_evaluation_repeats_the_training_runs_score(unbroken: Path, tmp_path: Path) -> None:
     config = unbroken / CAMERA_CONFIG_FILE.name
-    result = run("test.py", config, unbroken / "iter_5.pth", "--work-dir", tmp_path)
+    result = run_tool("test.py", config, unbroken / "iter_5.pth", "--work-dir", tmp_path)
     again = json.loads(result.stdout.splitlines()[-1])
     trained = json.loads((unbroken / "metrics.json").read_text())
     same = set(trained) - {"FPS", "train"}

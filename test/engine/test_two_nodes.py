@@ -192,7 +192,7 @@ def test_a_node_that_cannot_connect(
     assert reason in last
     if fault != "cable":
         assert f"{head.address}:{PORT} within 3 s" in last
-    assert time.monotonic() - began < LIMIT_S
+    assert time.monotonic() - began < 120  # 3 s, and the start of torchrun on a busy host
 
 
 def _scripts(rank: int, head: Node, folder: Path, nproc: int, options: list[str]) -> list[object]:

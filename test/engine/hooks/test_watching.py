@@ -1,22 +1,17 @@
 """A training of two processes as those who watch it see it."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import anybev
 from anybev.reporting.job_status import job_status
 from anybev.reporting.status import read_status
+from anybev.testing.processes import Job
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
 
-TOOLS = Path(anybev.__file__).resolve().parents[2] / "tools"
 # mmengine's line of a training step, which people grep for.
 LINE = re.compile(
     r"mmengine - INFO - Epoch\(train\) +\[1\]\[\d/5\]  (base_lr: \S+ )?lr: \S+  "
@@ -32,24 +27,9 @@ def work_dir(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("watched")
     options = tiny_options(synthetic_root, train_cfg__max_epochs="1", train_cfg__val_begin="9")
     options += ["train_dataloader.batch_size=2", "train_dataloader.sampler.batch_size=2"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", TOOLS / "train.py", CONFIG_FILE, "--launcher", "pytorch"]
-    command += ["--work-dir", folder, "--cfg-options", *options]
-    job = subprocess.Popen(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-    )
-    try:
-        output, _ = job.communicate(timeout=TIMEOUT_S)
-    finally:
-        if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
-    assert job.returncode == 0, output[-4000:]
+    command = [CONFIG_FILE, "--work-dir", folder, "--cfg-options", *options]
+    with Job(command, folder / "out.txt", ranks=2) as job:
+        assert job.finish(TIMEOUT_S) == 0, job.output()[-4000:]
     return folder
 
 
