@@ -19,6 +19,25 @@ _SHORT = {
 #: For two ranks: the same four samples a step as one rank takes.
 HALVES = {"train_dataloader__batch_size": "2", "train_dataloader__sampler__batch_size": "2"}
 
+# Half a second longer a step, same numbers: a signal finds the run under way on a busy machine.
+_SLOW_TOOL = """
+import sys, time
+from anybev.engine.launch import fail_clearly
+from anybev.engine.train import train
+from anybev.models.bevfusion.detector import BEVFusion
+
+loss = BEVFusion.loss
+
+
+def later(self, *arguments):
+    time.sleep(0.5)
+    return loss(self, *arguments)
+
+
+BEVFusion.loss = later
+sys.exit(fail_clearly(train))
+"""
+
 
 def arguments(
     root: Path, work_dir: Path, *flags: object, more: Mapping[str, str] | None = None
@@ -33,6 +52,13 @@ def arguments(
     """
     options = tiny_options(root, 0, **(_SHORT | dict(more or {})))
     return [CONFIG_FILE, "--work-dir", work_dir, *flags, "--cfg-options", *options]
+
+
+def slow_tool(folder: Path) -> Path:
+    """A script to run instead of ``tools/train.py`` where the training is to be interrupted."""
+    path = folder / "slow_tool.py"
+    path.write_text(_SLOW_TOOL)
+    return path
 
 
 def assert_same_training(one: Path, other: Path) -> None:

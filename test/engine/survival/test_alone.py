@@ -5,7 +5,7 @@ from pathlib import Path
 
 from anybev.engine import checkpoint
 from anybev.testing.processes import Job
-from anybev.testing.tiny_training import arguments, assert_same_training
+from anybev.testing.tiny_training import arguments, assert_same_training, slow_tool
 
 # By epochs, as the configs have it: the stop's own file has a name of its own.
 BY_EPOCH = {
@@ -20,7 +20,8 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_bit_equal(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     with Job(arguments(synthetic_root, whole, more=BY_EPOCH), whole / "out.txt") as job:
         assert job.finish(300) == 0, job.output()[-2000:]
-    with Job(arguments(synthetic_root, stopped, more=BY_EPOCH), stopped / "out.txt") as job:
+    command, tool = arguments(synthetic_root, stopped, more=BY_EPOCH), slow_tool(tmp_path)
+    with Job(command, stopped / "out.txt", tool=tool) as job:
         job.wait_for_step(2)
         job.send(signal.SIGTERM)
         assert job.finish(120) == 128 + signal.SIGTERM, job.output()[-2000:]
@@ -28,6 +29,7 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_bit_equal(
     saved = Path((stopped / "last_checkpoint").read_text())
     assert saved.name == "stopped.pth"
     step = checkpoint.read(saved)["meta"]["iter"]
+    assert 2 <= step < 5
     (stopped / ".epoch_9.pth.1.part").write_bytes(b"half")
     resume = arguments(synthetic_root, stopped, "--resume", more=BY_EPOCH)
     with Job(resume, stopped / "resumed.txt") as job:

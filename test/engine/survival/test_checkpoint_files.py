@@ -255,8 +255,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("no mount command")
     if made.returncode:
         pytest.skip(f"may not mount a small disk: {made.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    try:
+        yield folder
+    finally:  # lazily: a failed test may hold a file open
+        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("values", [200_000, 262_144, 2_000_000])

@@ -9,7 +9,7 @@ import pytest
 
 from anybev.engine import checkpoint
 from anybev.testing.processes import Job
-from anybev.testing.tiny_training import HALVES, arguments, assert_same_training
+from anybev.testing.tiny_training import HALVES, arguments, assert_same_training, slow_tool
 
 
 def resumed(root: Path, work_dir: Path) -> str:
@@ -24,7 +24,7 @@ def test_a_killed_rank_ends_the_job_and_is_named_and_the_run_goes_on(
     synthetic_root: Path, unbroken: Path, tmp_path: Path
 ) -> None:
     command = arguments(synthetic_root, tmp_path, more=HALVES)
-    with Job(command, tmp_path / "out.txt", ranks=2) as job:
+    with Job(command, tmp_path / "out.txt", ranks=2, tool=slow_tool(tmp_path)) as job:
         job.wait_for_step(3)
         victim = job.rank_pid(1)
         start = time.monotonic()
@@ -55,19 +55,20 @@ def test_a_stopping_signal_saves_the_step_on_all_ranks_and_the_run_goes_on(
 ) -> None:
     more = HALVES | {"default_hooks__checkpoint__interval": "100"}
     command = arguments(synthetic_root, tmp_path, more=more)
-    with Job(command, tmp_path / "out.txt", ranks=2) as job:
+    with Job(command, tmp_path / "out.txt", ranks=2, tool=slow_tool(tmp_path)) as job:
         job.wait_for_step(3)
         job.send(number, job.launcher_pid if to == "launcher" else job.rank_pid(1))
         assert job.finish(60) != 0
         out = job.output()
     assert f"{number.name}: this step is finished and saved" in out
     saved = Path((tmp_path / "last_checkpoint").read_text())
-    step = checkpoint.read(saved)["meta"]["iter"]
-    assert 3 <= step <= 6
+    meta = checkpoint.read(saved)["meta"]
+    step, epoch = meta["iter"], meta["epoch"]
+    assert 3 <= step < 10
+    assert epoch in (step // 5, (step - 1) // 5)  # both at the end of an epoch of five
     assert f"{number.name}: step {step} is saved in {saved}, --resume goes on from there" in out
     if to == "rank":
         assert f"exitcode  : {status}" in out
-    assert f"resumed {saved}: epoch {1 + (step > 5)}, iteration {step}" in resumed(
-        synthetic_root, tmp_path
-    )
+    output = resumed(synthetic_root, tmp_path)
+    assert f"resumed {saved}: epoch {epoch + 1}, iteration {step}" in output
     assert_same_training(unbroken / "iter_10.pth", tmp_path / "iter_10.pth")
