@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,30 +14,62 @@ from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row
 from anybev.benchmark.ops.scene import ENCODER, Scene
 
 
-def sleeper(seconds: float) -> harness.Side:
-    return lambda: time.sleep(seconds)
+class Clock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def takes(self, *seconds: float) -> harness.Side:
+        """A side whose runs take these times, the last one for ever after."""
+        left = list(seconds)
+
+        def run() -> None:
+            self.now_s += left.pop(0) if len(left) > 1 else left[0]
+
+        return run
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(harness, "time", clock)
+    return clock
 
 
 def rows_of(ctx: Context) -> Iterator[Row]:
-    sides = {OURS: sleeper(0.001), "peer 1.0": sleeper(0.004)}
+    sides = {OURS: lambda: None, "peer 1.0": lambda: None}
     yield from ctx.compare(
         "sparse_conv", "S1 L1", sides, shape={"sites": 7}, gflop=0.5, ceiling_gflops=1000.0
     )
 
 
-def test_ratio_is_the_time_of_the_other_side_over_ours() -> None:
-    ours, peer = rows_of(Context(runs=5, seconds=0.1))
+def test_ratio_is_the_time_of_the_other_side_over_ours(clock: Clock) -> None:
+    # The first run warms up, the median of the others counts.
+    sides = {OURS: clock.takes(9, 1, 2, 3), "peer 1.0": clock.takes(9, 8)}
+    ctx = Context(runs=3, seconds=100)
+    ours, peer = ctx.compare("x", "case", sides, shape={}, gflop=0.5, ceiling_gflops=1.0)
     assert (ours.side, peer.side) == (OURS, "peer 1.0")
-    assert ours.ratios["peer 1.0"] == peer.timing.median_ms / ours.timing.median_ms > 1.5
+    assert (ours.timing.median_ms, peer.timing.median_ms) == pytest.approx((2000, 8000))
+    assert ours.timing.iqr_ms == pytest.approx(1000)
+    assert ours.ratios == {"peer 1.0": pytest.approx(4)}
     assert peer.ratios == {}
-    assert ours.flat()["of_ceiling"] == pytest.approx(0.5 / ours.timing.median_ms)
+    assert ours.flat()["of_ceiling"] == pytest.approx(0.5 / 2)
 
 
-def test_a_slow_side_is_measured_once_and_a_quick_one_as_wanted() -> None:
-    timings = harness.measure({"slow": sleeper(0.03), "quick": lambda: None}, runs=9, seconds=0.02)
-    assert timings["slow"].runs == 1
+def test_a_slow_side_is_measured_once_and_a_quick_one_as_wanted(clock: Clock) -> None:
+    sides = {"slow": clock.takes(3.5), "half": clock.takes(1), "quick": clock.takes(0.25)}
+    timings = harness.measure(sides, runs=9, seconds=3)
     assert timings["slow"].iqr_ms == 0
-    assert timings["quick"].runs == 9
+    # At least five of those that take less than the budget, then until it is spent.
+    assert {name: timing.runs for name, timing in timings.items()} == {
+        "slow": 1,
+        "half": 5,
+        "quick": 9,
+    }
 
 
 def test_threads_and_forced_reference_hold_inside_the_run_only() -> None:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,39 +37,56 @@ def process(folder: Path, *flags: str, **variables: str) -> Iterator[int]:
             started.stdout.close()
 
 
+def named(pid: int, work_dir: Path | None, node_rank: int = 0) -> list[leftovers.Leftover]:
+    """What is found of one process: other jobs of this machine may be found too."""
+    return [found for found in leftovers.find(work_dir, node_rank) if found.pid == pid]
+
+
 @pytest.mark.parametrize("flags", [("--work-dir", "w"), ("--work-dir=w",)])
 def test_training_into_the_same_folder_is_named(flags: tuple[str, ...], tmp_path: Path) -> None:
     with process(tmp_path, *flags) as pid:
-        (found,) = leftovers.find(tmp_path / "w")
-        assert (found.pid, found.same_work_dir) == (pid, True)
+        (found,) = named(pid, tmp_path / "w")
+        assert found.same_work_dir
         assert f"an earlier job still trains into this work directory: process {pid}" in str(found)
-        assert leftovers.find(tmp_path / "other") == []
-        assert leftovers.find(None) == []
+        assert named(pid, tmp_path / "other") == []
+        assert named(pid, None) == []
 
 
 def test_other_nodes_of_a_job_may_share_the_host(tmp_path: Path) -> None:
-    with process(tmp_path, "--work-dir", "w", GROUP_RANK="1"):
-        assert leftovers.find(tmp_path / "w", node_rank=0) == []
-        assert len(leftovers.find(tmp_path / "w", node_rank=1)) == 1
-    with process(tmp_path, "--work-dir", "w", "--rdzv-conf=rank=1,join_timeout=6"):
-        assert leftovers.find(tmp_path / "w", node_rank=0) == []
+    with process(tmp_path, "--work-dir", "w", GROUP_RANK="1") as pid:
+        assert named(pid, tmp_path / "w", node_rank=0) == []
+        assert len(named(pid, tmp_path / "w", node_rank=1)) == 1
+    with process(tmp_path, "--work-dir", "w", "--rdzv-conf=rank=1,join_timeout=6") as pid:
+        assert named(pid, tmp_path / "w", node_rank=0) == []
+        assert len(named(pid, tmp_path / "w", node_rank=1)) == 1
 
 
 def test_orphan_of_torchrun_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, parent = leftovers._read, os.getpid()
+
+    def become(words: str) -> None:
+        """Give the process's parent another command line."""
+        line = words.replace(" ", "\0").encode()
+        monkeypatch.setattr(
+            leftovers,
+            "_read",
+            lambda pid, name: line if (pid, name) == (parent, "cmdline") else read(pid, name),
+        )
+
     with process(tmp_path, TORCHELASTIC_RUN_ID="anybev") as pid:
-        assert leftovers.find(tmp_path / "w") == []
-        monkeypatch.setattr(leftovers, "_parent", lambda _: 1)
-        (found,) = leftovers.find(tmp_path / "w")
+        for words in ("python -m anybev.engine.job.nodes", "python /bin/torchrun"):
+            become(words)
+            assert named(pid, tmp_path / "w") == []
+        become("python tools/train.py")  # of a data loader's worker
+        assert named(pid, tmp_path / "w") == []
+        become("/lib/systemd/systemd --user")  # whoever adopts orphans need not be process 1
+        (found,) = named(pid, tmp_path / "w")
         assert str(found).startswith(
             f"a training process lost its job and still runs: process {pid}"
         )
 
 
 def test_process_that_is_gone_is_passed_over(tmp_path: Path) -> None:
-    with process(tmp_path, "--work-dir", "w"):
-        pass
-    for _ in range(50):
-        if not leftovers.find(tmp_path / "w"):
-            return
-        time.sleep(0.1)
-    pytest.fail("a dead process is named")
+    with process(tmp_path, "--work-dir", "w") as pid:
+        assert len(named(pid, tmp_path / "w")) == 1
+    assert named(pid, tmp_path / "w") == []
