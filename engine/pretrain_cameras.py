@@ -35,7 +35,7 @@ def pretrain_cameras(
     seed: int,
     learning_rate: float = 2e-3,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Train camera branch and fuser, and write what training with both starts from.
 
     Args:
@@ -43,17 +43,19 @@ def pretrain_cameras(
         out: file for ``load_from``: the camera branch's weights, the fuser's and the lidar model's.
         lidar_checkpoint: a lidar model's; without one ``out`` has no lidar parts, and
             ``load_from_may_lack`` must name them.
-        steps: batches of the config's training data.
+        steps: batches of the config's training data, 1 or more.
         seed: of weights, order and augmentation.
         learning_rate: highest of one cycle.
         progress: called with (steps done, steps in all).
 
     Returns:
-        ``accuracy`` over the objects of the last tenth of the steps.
+        ``accuracy`` over the objects of the last tenth of the steps; None where they had none.
 
     Raises:
-        ValueError: the config has no camera branch or no fuser.
+        ValueError: the config has no camera branch or no fuser, or its training data give no batch.
     """
+    if steps < 1:
+        raise ValueError(f"pretrain_cameras: steps must be 1 or more, got {steps}")
     missing = [part for part in CAMERA_PARTS if not config.model.get(part)]
     if missing:
         raise ValueError(
@@ -70,6 +72,10 @@ def pretrain_cameras(
     weights = [p for part in (*learned, classify) for p in part.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
+    # Gradients of float16 arithmetic vanish unless the loss is scaled.
+    scaler = torch.amp.GradScaler(
+        backend.device_type, enabled=backend.fast_amp() and backend.amp_dtype is torch.float16
+    )
     hits: list[Tensor] = []
     for step, batch in enumerate(_batches(config, seed, steps)):
         batch = batch.to(backend.device())
@@ -81,9 +87,12 @@ def pretrain_cameras(
         logits = logits.movedim(1, -1)[places.unbind(1)]
         loss = nn.functional.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
         optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        scaler.scale(loss).backward()
+        scale = scaler.get_scale()
+        scaler.step(optimizer)
+        scaler.update()
+        if scaler.get_scale() >= scale:  # else the gradients were not finite, the step was skipped
+            schedule.step()
         hits.append((logits.argmax(1) == labels).float())
         if progress:
             progress(step + 1, steps)
@@ -91,7 +100,8 @@ def pretrain_cameras(
     trained = detector.state_dict()
     state |= {key: trained[key] for key in trained if key.split(".")[0] in CAMERA_PARTS}
     checkpoint.save(out, state, meta={"seed": seed, "steps": steps})
-    return {"accuracy": float(torch.cat(hits[-max(1, steps // 10) :]).mean())}
+    last = torch.cat(hits[-max(1, steps // 10) :])
+    return {"accuracy": float(last.mean()) if len(last) else None}
 
 
 def _batches(config: Config, seed: int, steps: int) -> Any:
@@ -107,6 +117,11 @@ def _batches(config: Config, seed: int, steps: int) -> Any:
             done += 1
             if done == steps:
                 return
+        if not done:
+            raise ValueError(
+                "pretrain_cameras: train_dataloader must give a batch, got none; try a smaller "
+                "batch_size or more frames"
+            )
         epoch += 1
 
 

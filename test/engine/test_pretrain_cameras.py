@@ -1,16 +1,21 @@
 """The camera branch before it joins a lidar model."""
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 
 from anybev.datasets.sample import Batch
+from anybev.device import current_backend
+from anybev.device.backend import Backend
 from anybev.engine import checkpoint
 from anybev.engine.builder import build_detector
 from anybev.engine.config import load
 from anybev.engine.pretrain_cameras import CAMERA_PARTS, _Cells, pretrain_cameras
+from anybev.engine.runner import Runner
 from anybev.testing.tiny_config import CAMERA_CONFIG_FILE, CONFIG_FILE, tiny_camera_options
 
 
@@ -90,4 +95,59 @@ def test_cells_are_those_of_objects_on_the_map() -> None:
 def test_config_without_cameras_is_refused(synthetic_root: Path, tmp_path: Path) -> None:
     config = _config(CONFIG_FILE, synthetic_root)
     with pytest.raises(ValueError, match="branch and a fuser, got no img_backbone"):
+        pretrain_cameras(config, tmp_path / "b.pth", steps=1, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_loss_is_scaled_under_float16(
+    dtype: torch.dtype, synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Half(Backend):
+        def fast_amp(self) -> bool:
+            return True
+
+        def autocast(
+            self, enabled: bool = True, dtype: torch.dtype | None = None
+        ) -> AbstractContextManager[None]:
+            return nullcontext()
+
+    half = Half(**{**vars(current_backend()), "amp_dtype": dtype})
+    monkeypatch.setattr("anybev.engine.pretrain_cameras.current_backend", lambda: half)
+    largest: list[float] = []
+    step = torch.amp.GradScaler.step
+
+    def watched(self: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> object:
+        gradients = [p.grad for p in optimizer.param_groups[0]["params"] if p.grad is not None]
+        largest.append(max(float(gradient.abs().max()) for gradient in gradients))
+        return step(self, optimizer)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "step", watched)
+    config = _config(CAMERA_CONFIG_FILE, synthetic_root)
+    pretrain_cameras(config, tmp_path / "b.pth", steps=1, seed=0)
+    assert (largest[0] > 1000) == (dtype is torch.float16)
+
+
+def test_no_object_to_learn_from_gives_no_accuracy(
+    synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = torch.zeros(0, 3, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    monkeypatch.setattr(_Cells, "of", lambda *_: nothing)
+    config = _config(CAMERA_CONFIG_FILE, synthetic_root)
+    assert pretrain_cameras(config, tmp_path / "b.pth", steps=1, seed=0) == {"accuracy": None}
+
+
+class _NoBatches(list[object]):
+    @property
+    def sampler(self) -> SimpleNamespace:
+        return SimpleNamespace(set_epoch=lambda epoch: None)
+
+
+def test_no_steps_and_no_frames_are_refused(
+    synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(CAMERA_CONFIG_FILE, synthetic_root)
+    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+        pretrain_cameras(config, tmp_path / "b.pth", steps=0, seed=0)
+    monkeypatch.setattr(Runner, "build_dataloader", lambda *_, **__: _NoBatches())
+    with pytest.raises(ValueError, match="train_dataloader must give a batch, got none"):
         pretrain_cameras(config, tmp_path / "b.pth", steps=1, seed=0)
