@@ -1,6 +1,6 @@
 """Scoring inside mmengine's evaluation loops."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from anybev.datasets.infos import load_infos
 from anybev.datasets.predictions import save_predictions
 from anybev.datasets.sample import Detections
 from anybev.engine.registry import METRICS
+from anybev.evaluation.export import submission_meta
 from anybev.evaluation.nuscenes import evaluate_nuscenes
+from anybev.files import whole_file
 from anybev.reporting.tables import metrics_markdown, metrics_table
 
 
@@ -27,6 +29,8 @@ class NuScenesMetric(BaseMetric):
         split: devkit's split that holds the frames.
         output_dir: where the submission file and the judge's output go; the work directory when
             None.
+        modality: what the submission says of the sensors used, as ``dict(use_lidar=True,
+            use_camera=True)``; lidar alone when None.
     """
 
     default_prefix = ""  # None makes mmengine warn
@@ -39,6 +43,7 @@ class NuScenesMetric(BaseMetric):
         version: str = "v1.0-trainval",
         split: str = "val",
         output_dir: str | None = None,
+        modality: Mapping[str, bool] | None = None,
     ) -> None:
         # Through the process group, on any device: "cpu" means files on a disk that nodes share.
         super().__init__(collect_device="gpu")
@@ -48,6 +53,8 @@ class NuScenesMetric(BaseMetric):
         self.version = version
         self.split = split
         self.output_dir = output_dir
+        submission_meta(modality)  # refused now, not after the evaluation
+        self.modality = modality
         #: Where the newest evaluation's files are.
         self.folder: Path | None = None
 
@@ -72,10 +79,13 @@ class NuScenesMetric(BaseMetric):
             split=self.split,
             output_dir=folder,
             ann_file=self.ann_file,
+            modality=self.modality,
+            loading=(self.dataset_meta or {}).get("loading"),
         )
         save_predictions(folder / "predictions.npz", found)
         logger.info("\n%s", metrics_table(metrics))
-        (folder / "metrics.md").write_text(metrics_markdown(metrics))
+        with whole_file(folder / "metrics.md") as stream:
+            stream.write(metrics_markdown(metrics).encode())
         flat = {"NDS": metrics.nds, "mAP": metrics.mean_ap, **metrics.tp_errors}
         flat.update({f"AP/{name}": ap for name, ap in metrics.per_class_ap.items()})
         return flat

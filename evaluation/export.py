@@ -27,6 +27,7 @@ ATTRIBUTES: dict[str, tuple[str, str]] = {
 }
 MOVING_MPS = 0.2
 
+# Of a submission, unless its ``modality`` says otherwise.
 META = {
     "use_camera": False,
     "use_lidar": True,
@@ -34,6 +35,23 @@ META = {
     "use_map": False,
     "use_external": False,
 }
+
+
+def submission_meta(modality: Mapping[str, bool] | None = None) -> dict[str, bool]:
+    """What a submission says of the sensors used.
+
+    Args:
+        modality: entries of ``META`` that differ.
+
+    Raises:
+        ValueError: an entry that submissions do not have, or that is neither True nor False.
+    """
+    given = dict(modality or {})
+    if not given.keys() <= META.keys() or not all(isinstance(v, bool) for v in given.values()):
+        raise ValueError(
+            f"export: modality must hold True or False for some of {', '.join(META)}, got {given}"
+        )
+    return META | given
 
 
 def matrix_to_quaternion(rotation: np.ndarray) -> np.ndarray:

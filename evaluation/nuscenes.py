@@ -9,7 +9,7 @@ from typing import Any
 from anybev.datasets.sample import Detections
 from anybev.datasets.synthetic.nuscenes import MARKER
 from anybev.evaluation import judge
-from anybev.evaluation.export import ATTRIBUTES, META, boxes_to_results
+from anybev.evaluation.export import ATTRIBUTES, boxes_to_results, submission_meta
 from anybev.files import write_json
 
 SYNTHETIC_NOTE = "scored by the nuScenes devkit on synthetic scenes; not comparable with nuScenes"
@@ -153,6 +153,8 @@ def evaluate_nuscenes(
     output_dir: Path | str,
     eval_config: str = "detection_cvpr_2019",
     ann_file: Path | str | None = None,
+    loading: Mapping[str, Any] | None = None,
+    modality: Mapping[str, bool] | None = None,
 ) -> NuScenesMetrics:
     """Score detections with nuScenes' devkit.
 
@@ -171,15 +173,19 @@ def evaluate_nuscenes(
         output_dir: made when missing.
         eval_config: name of the devkit's settings.
         ann_file: where ``infos`` came from, for ``source.json``.
+        loading: how the frames' files were read, for the same (``NuScenesDataset.metainfo``).
+        modality: what the submission says of the sensors used: ``use_lidar``, ``use_camera`` ...;
+            lidar alone when None.
 
     Returns:
         The devkit's numbers.
 
     Raises:
-        ValueError: classes, split, frames or boxes are out of their contract; says which.
+        ValueError: classes, modality, split, frames or boxes are out of their contract; says which.
         FileNotFoundError: ``data_root`` has no tables of that version.
     """
     _check_classes(classes)
+    meta = submission_meta(modality)
     data_root, output_dir = Path(data_root), Path(output_dir)
     config = judge.load_config(eval_config)
     tables = judge.load_tables(data_root, version)
@@ -197,7 +203,7 @@ def evaluate_nuscenes(
         for token in tokens
     }
     submission = output_dir / "results_nusc.json"
-    write_json(submission, {"meta": META, "results": results})
+    write_json(submission, {"meta": meta, "results": results})
     empty = not any(results.values())
     verdict = judge.judge(tables, config, submission, split, tokens, empty=empty)
     note = SYNTHETIC_NOTE if is_synthetic(data_root, tables.log) else ""
@@ -212,6 +218,7 @@ def evaluate_nuscenes(
         "eval_config": eval_config,
         "classes": list(classes),
         "class_range_m": dict(config.class_range),
+        "loading": dict(loading or {}),
     }
     write_json(output_dir / "source.json", source)
     return metrics

@@ -20,6 +20,8 @@ val_cfg val_dataloader val_evaluator
 _BESIDE_TEXT = """
 data_root output_dir out_dir work_dir seed num_workers persistent_workers pin_memory prefetch_factor
 """
+# Only what a submission says of its sensors; the data sets' own entry counts.
+_BESIDE_PATHS = frozenset({"val_evaluator.modality", "test_evaluator.modality"})
 _TOP, _BESIDE = frozenset(_TOP_TEXT.split()), frozenset(_BESIDE_TEXT.split())
 _NAMES = {"inf": math.inf, "nan": math.nan, "True": True, "False": False, "None": None}
 
@@ -27,7 +29,8 @@ _NAMES = {"inf": math.inf, "nan": math.nan, "True": True, "False": False, "None"
 def config_entries(text: str) -> dict[str, Any]:
     """Dotted keys to values of a resolved config; nothing in it is executed.
 
-    Paths are cut to their last part; folders, seeds and numbers of data workers are left out.
+    Paths are cut to their last part, ``load_from`` to its last two; folders, seeds and numbers of
+    data workers are left out.
 
     Args:
         text: the Python file that a run wrote beside its log.
@@ -95,18 +98,19 @@ def _value(node: ast.expr) -> Any:
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            if key not in _BESIDE:
+            if key not in _BESIDE and f"{path}.{key}" not in _BESIDE_PATHS:
                 yield from _flat(item, f"{path}.{key}")
     elif isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
         for index, item in enumerate(value):
             yield from _flat(item, f"{path}.{index}")
     else:
-        yield path, _plain(value)
+        # Every training calls its checkpoints epoch_N.pth: the folder tells them apart.
+        yield path, _plain(value, 2 if path == "load_from" else 1)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, parts: int = 1) -> Any:
     if isinstance(value, str) and "/" in value:
-        return PurePosixPath(value).name
+        return "/".join(PurePosixPath(value).parts[-parts:]).lstrip("/")
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, list):

@@ -25,6 +25,8 @@ test_pipeline = [{{_base_.load_images}}, {{_base_.test_images}}]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
+val_evaluator = dict(modality=dict(use_lidar=False))
+test_evaluator = val_evaluator
 lr = 0.0002
 optim_wrapper = dict(
     type="OptimWrapper",

@@ -18,6 +18,7 @@ from anybev.engine.amp import AmpOptimWrapper
 from anybev.engine.builder import build_detector
 from anybev.engine.registry import DATASETS, SCOPE, TRANSFORMS
 from anybev.engine.train import apply_flags, parser
+from anybev.evaluation.export import submission_meta
 
 FOLDER = Path(anybev.__file__).parent / "configs"
 LIDAR_CAM, CAM, LIDAR = (
@@ -51,6 +52,15 @@ def test_every_config_is_known_key_by_key_and_its_pipelines_build(path: Path) ->
         for step in pipeline:
             if step.type != "ObjectSample":  # it reads its data base at once
                 TRANSFORMS.build(dict(step))
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*_nus-3d.py")), ids=lambda p: p.stem)
+def test_submissions_say_which_sensors_the_model_reads(path: Path) -> None:
+    config = configs.load(path)
+    for evaluator in (config.val_evaluator, config.test_evaluator):
+        meta = submission_meta(evaluator.get("modality"))
+        assert meta["use_camera"] == bool(config.model.get("img_backbone"))
+        assert meta["use_lidar"] == bool(config.model.get("pts_middle_encoder"))
 
 
 def test_lidar_cam_has_the_published_parameters(detector: nn.Module) -> None:

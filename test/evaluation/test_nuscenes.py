@@ -60,6 +60,16 @@ def test_files_are_left_and_standard_output_is_not_touched(score, perfect, tmp_p
     ]
 
 
+def test_a_submission_names_the_sensors(score, perfect, tmp_path):
+    score(perfect, modality={"use_lidar": False, "use_camera": True})
+    meta = json.loads((tmp_path / "out" / "results_nusc.json").read_text())["meta"]
+    assert [name for name, used in meta.items() if used] == ["use_camera"]
+    assert len(meta) == 5
+    for wrong in ({"use_sonar": True}, {"use_camera": 1}):
+        with pytest.raises(ValueError, match="modality must hold True or False for some of use_c"):
+            score(perfect, modality=wrong)
+
+
 def test_ap_is_the_area_under_the_curves_that_are_left(score, perfect, tmp_path):
     halved = {
         token: Detections(f.boxes_lidar[::2], f.scores[::2], f.labels[::2])
@@ -78,12 +88,13 @@ def test_ap_is_the_area_under_the_curves_that_are_left(score, perfect, tmp_path)
 
 
 def test_a_report_can_find_the_frames_again(score, perfect, tiny_set, tmp_path):
-    score(perfect, ann_file="infos_val.pkl")
+    score(perfect, ann_file="infos_val.pkl", loading={"load_dim": 4})
     source = json.loads((tmp_path / "out" / "source.json").read_text())
     assert source["data_root"] == str(tiny_set[0])
     assert Path(source["ann_file"]).is_absolute()
     assert source["classes"] == list(CLASSES)
     assert source["class_range_m"]["car"] == 50
+    assert source["loading"] == {"load_dim": 4}
     assert (source["version"], source["split"]) == ("v1.0-trainval", "val")
     score(perfect)
     assert json.loads((tmp_path / "out" / "source.json").read_text())["ann_file"] is None

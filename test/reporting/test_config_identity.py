@@ -40,6 +40,29 @@ def test_hash_ignores_place_seed_and_workers_alone() -> None:
     assert differences(ours, other) == ["optim_wrapper.lr: 0.1, 0.2"]
 
 
+def test_the_header_of_submissions_is_no_entry() -> None:
+    text = "val_evaluator = dict(split='val', modality=dict(use_camera=True))\n"
+    text += "val_dataloader = dict(dataset=dict(modality=dict(use_camera=True)))"
+    assert config_entries(text) == {
+        "val_evaluator.split": "val",
+        "val_dataloader.dataset.modality.use_camera": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "entry"),
+    [
+        ("/runs/a/epoch_6.pth", "a/epoch_6.pth"),
+        ("/runs/b/epoch_6.pth", "b/epoch_6.pth"),
+        ("/elsewhere/b/epoch_6.pth", "b/epoch_6.pth"),
+        ("/epoch_6.pth", "epoch_6.pth"),
+        ("epoch_6.pth", "epoch_6.pth"),
+    ],
+)
+def test_the_first_weights_are_known_by_file_and_folder(path: str, entry: str) -> None:
+    assert config_entries(f"load_from = {path!r}") == {"load_from": entry}
+
+
 @pytest.mark.parametrize(
     "text",
     [

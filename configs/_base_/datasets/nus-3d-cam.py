@@ -76,3 +76,5 @@ val_dataloader = dict(
     dataset=dict(pipeline=test_pipeline, modality=input_modality, data_prefix=camera_prefix)
 )
 test_dataloader = val_dataloader
+val_evaluator = dict(modality=input_modality)
+test_evaluator = val_evaluator
