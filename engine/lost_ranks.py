@@ -1,9 +1,13 @@
 """Says which process went away or hangs, where torch only says that a connection failed."""
 
+import contextlib
+import os
 import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
@@ -27,6 +31,34 @@ def _of_a_collective(error: RuntimeError) -> bool:
 def _reason(error: RuntimeError) -> str:
     """First line of torch's text, without places in its source."""
     return re.sub(r"\[[^\]]*\.(?:cc|cpp|h):\d+\]\s*", "", str(error).strip()).split("\n")[0][:200]
+
+
+def _hang_up() -> None:
+    """Close this process's connections to the others: those that wait for it fail at once.
+
+    Gloo fails an operation where its own pair is lost and nowhere else, and aborting a group of it
+    closes nothing: ranks next to the ones that failed would wait on, and be taken for lost.
+    The store's connection stays. Without effect where the kernel is not Linux.
+    """
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        return
+    place = _store_port()
+    for name in os.listdir(descriptors):
+        # Files, pipes, listeners, and what another thread closes meanwhile.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as other:
+            if other.family not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            if place not in (other.getsockname()[1], other.getpeername()[1]):
+                other.shutdown(socket.SHUT_RDWR)
+
+
+def _store_port() -> int | None:
+    """Where the job's store listens; None where it is no store of the network."""
+    store = _get_default_store()
+    while hasattr(store, "underlying_store"):
+        store = store.underlying_store
+    return getattr(store, "port", None)
 
 
 def _roll_call() -> str:
@@ -71,11 +103,12 @@ def name_lost_ranks(timeout_s: float | None = None) -> Iterator[dist.ProcessGrou
     hosts = dist.new_group(backend="gloo", timeout=timeout)
     try:
         yield hosts
-    except LostRankError:
+    except MachineError:  # it says what it is, whatever words it quotes
         raise
     except RuntimeError as error:
         if not _of_a_collective(error):
             raise
+        _hang_up()
         raise LostRankError(
             f"rank {dist.get_rank()}: every rank must take part in a step, got {_reason(error)!r}: "
             f"{_roll_call()}; what ended there is in its own lines and in torchrun's last "
