@@ -10,6 +10,8 @@ from anybev.reporting.communication import Fabric, Input, Link
 DRIVINGSDK = "DrivingSDK model_examples/BEVFusion/README.md, results of 2026-01-31"
 #: DrivingSDK's line of 16 devices: samples a second, linearity, devices it is relative to.
 STATED_FPS, STATED_LINEARITY, STATED_DEVICES, STATED_BASE = 45.86, 0.9707, 16, 8
+#: Samples a second that DrivingSDK prints for those 8 devices.
+PRINTED_BASE_FPS = 26.46
 BATCH_PER_DEVICE = 4
 
 _H100 = "NVIDIA H100 data sheet: NVLink 900 GB/s, half of it a direction"
@@ -93,7 +95,7 @@ def _h100(name: str, fps: float, source: str) -> Accelerator:
 
 
 ACCELERATORS = (
-    _atlas("fp32", 26.46),
+    _atlas("fp32", PRINTED_BASE_FPS),
     _atlas("fp16", 32.78),
     _h100(
         "competitor's steps",

@@ -106,7 +106,9 @@ def measured(rows: Sequence[Row], numel: Sequence[int]) -> str:
     return "\n\n".join(
         [
             f"Gradients of {megabytes:.1f} MB in fp32. {facts['device']}, torch {facts['torch']}, "
-            f"commit {facts['commit']}, {facts['date']}. Medians of {facts['steps']}.",
+            f"commit {facts['commit']}, {facts['date']}. Medians of {facts['steps']}. Beside what "
+            f"was measured the model takes: backward share {BACKWARD_SHARE:.4f} of the computation "
+            "(assumed, two of three passes' products); overlap of each row (assumed).",
             _exchange_table(rows),
             _step_table(pairs),
             f"Predicted over measured: median error {100 * statistics.median(errors):.0f} %, "
@@ -141,7 +143,7 @@ def _exchange_table(rows: Sequence[Row]) -> str:
 
 def _step_table(pairs: Sequence[tuple[Row, Prediction]]) -> str:
     header = ["network", "processes", "load", "bucket MiB", "wire", "overlap", "compute ms"]
-    header += ["exchange ms", "predicted ms", "measured ms", "error"]
+    header += ["exchange ms", "overlap assumed", "predicted ms", "measured ms", "error"]
     table = [
         [
             row["network"],
@@ -152,6 +154,7 @@ def _step_table(pairs: Sequence[tuple[Row, Prediction]]) -> str:
             "yes" if row["overlap"] else "no",
             _ms(guess.compute_s),
             _ms(guess.exchange_s),
+            f"{overlap_share(row):g}",
             _ms(guess.step_s),
             _ms(row["seconds"]),
             f"{100 * (guess.step_s / row['seconds'] - 1):+.0f}%",
@@ -238,14 +241,16 @@ def _stated(buckets: Sequence[int]) -> tuple[float, str]:
     base, more = (estimate(step, devices, fabric) for devices in (base_count, count))
     spread_s = spread_for(accelerators.STATED_LINEARITY, step, count, base_count, fabric)
     spread = spread_s / (base_s - spread_s * expected_largest(base_count))
-    printed = accelerators.STATED_FPS / (count / base_count * 26.46)
+    printed_fps = accelerators.PRINTED_BASE_FPS
+    printed = accelerators.STATED_FPS / (count / base_count * printed_fps)
     return spread, (
         f"DrivingSDK states {100 * accelerators.STATED_LINEARITY:.2f} % for {count} devices at "
         f"{accelerators.STATED_FPS} samples/s, so relative to "
         f"{base_count * BATCH_PER_DEVICE / base_s:.2f} samples/s of {base_count} (not the "
-        f"26.46 that it prints: those would give {100 * printed:.2f} %). Communication alone gives "
-        f"{100 * linearity(more, base):.2f} % here: {_ms(more.exposed_s - base.exposed_s)} ms of "
-        f"the {_ms(step_s - base_s)} ms a step that {count} devices need longer. Waiting for the "
-        f"slowest would explain the rest if steps spread by {100 * spread:.1f} % (standard "
-        "deviation); columns 'with spread' assume that, the others that all devices are alike."
+        f"{printed_fps} that it prints: those would give {100 * printed:.2f} %). Communication "
+        f"alone gives {100 * linearity(more, base):.2f} % here: "
+        f"{_ms(more.exposed_s - base.exposed_s)} ms of the {_ms(step_s - base_s)} ms a step "
+        f"that {count} devices need longer. Waiting for the slowest would explain the rest if "
+        f"steps spread by {100 * spread:.1f} % (standard deviation); columns 'with spread' assume "
+        "that, the others that all devices are alike."
     )

@@ -68,6 +68,13 @@ def test_the_model_stands_beside_what_was_measured() -> None:
     assert guess.step_s == pytest.approx(row["seconds"])
     text = scaling_tables.measured(_rows(step_s), NUMEL)
     assert "| loopback | 2 | device | 4 | fp32 | yes | 300.0 |" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| loopback | 2 | device")]
+    (header,) = [
+        line for line in text.splitlines() if line.startswith("| network") and "load" in line
+    ]
+    column = header.split(" | ").index("overlap assumed")
+    assert line.split(" | ")[column] == "1"
+    assert "backward share 0.6667 of the computation (assumed" in text
     assert "median error 0 %, largest 0 %, 1 cases" in text
     assert "| 2.00 | 1.00 |" not in text
     assert "| 1.00 | 1.00 |" in text  # the link, found again
