@@ -17,7 +17,7 @@ FORMAT = 1
 #: Parts of equal length that a training is cut into; the mean loss of each is compared.
 WINDOWS = 5
 #: Facts that must agree before two speeds are compared.
-MACHINE = ("processor", "cores", "backend", "device", "threads", "torch", "world_size")
+MACHINE = ("host", "processor", "cores", "backend", "device", "threads", "torch", "world_size")
 
 
 class CannotCompareError(ValueError):
@@ -96,6 +96,11 @@ class Baseline:
     def names(self) -> list[str]:
         """Numbers that any run has, in the order of the first."""
         return list(dict.fromkeys(name for run in self.runs for name in run.values))
+
+    def without_seeds(self, seeds: Sequence[int | None]) -> Baseline:
+        """This baseline less the runs of these seeds: what they gave says nothing about others."""
+        judged = {seed for seed in seeds if seed is not None}
+        return replace(self, runs=tuple(run for run in self.runs if run.seed not in judged))
 
     def with_runs(self, runs: Sequence[RunNumbers]) -> Baseline:
         """This baseline and more runs.

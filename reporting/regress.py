@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import t as student
 
-from anybev.reporting.baseline import Baseline, CannotCompareError, RunNumbers, Spread
+from anybev.reporting.baseline import MACHINE, Baseline, CannotCompareError, RunNumbers, Spread
 from anybev.reporting.config_identity import differences
 from anybev.reporting.figures import safe_text
 from anybev.reporting.summary import HIGHER, LOWER, NEITHER
@@ -107,7 +107,7 @@ def compare(
     scores_only: bool = False,
     speed: bool = True,
 ) -> Comparison:
-    """Judge a run, or the mean of several, by the spread of the baseline's seeds.
+    """Judge a run, or the mean of several, by the spread of the baseline's other seeds.
 
     A number fails when it is out of the interval in which a further run of the same code lies:
     mean +- t * std * sqrt(1/n + 1/m) of n seeds and m runs, with Student's t of n - 1 degrees of
@@ -122,10 +122,11 @@ def compare(
         speed: judge frames a second too; a machine that does other work says nothing about them.
 
     Raises:
-        CannotCompareError: another config, other frames, fewer than two seeds, a missing number.
+        CannotCompareError: another config, other frames, fewer than two other seeds, a missing
+            number, or seeds too few for any score to fail.
     """
+    baseline = baseline.without_seeds([run.seed for run in runs])
     notes = _check_alike(runs, baseline, any_config, scores_only)
-    machine = runs[0].machine
     left_out = [group for group, out in ((LOSS, scores_only), (SPEED, not speed)) if out]
     names = [name for name in baseline.names() if group_of(name) not in left_out]
     groups = {group_of(name): 0 for name in names}
@@ -136,12 +137,19 @@ def compare(
         group = group_of(name)
         share = baseline.false_alarm / len(groups) / groups[group]
         if group is SPEED:
-            alike = all(run.machine == machine for run in runs)
-            rows.append(_speed_row(name, runs, baseline, machine if alike else {}, share))
+            rows.append(_speed_row(name, runs, baseline, share))
         else:
             rows.append(_row(name, group, runs, baseline.spread(name), share))
-    said = [note for note in [*notes, *_blind(rows), baseline.note] if note]
-    return Comparison(rows, said)
+    blind = _blind(rows)
+    said = [note for note in [*notes, *_said_of(blind), baseline.note] if note]
+    found = Comparison(rows, said)
+    scores = [row.name for row in rows if group_of(row.name) in (SCORES, CLASSES)]
+    if scores and set(scores) <= set(blind) and not found.failed:
+        raise CannotCompareError(
+            "regress: a baseline must have seeds enough to notice a score of zero, got "
+            f"{len(baseline.runs)} beside the run's own; try --update with more"
+        )
+    return found
 
 
 def tolerance(spread: Spread, runs: int, share: float, group: Group) -> float:
@@ -179,19 +187,18 @@ def _row(
     return Row(name, group.name, spread, value, width, verdict)
 
 
-def _speed_row(
-    name: str,
-    runs: Sequence[RunNumbers],
-    baseline: Baseline,
-    machine: Mapping[str, Any],
-    share: float,
-) -> Row:
-    here = baseline.spread(name, machine)
+def _speed_row(name: str, runs: Sequence[RunNumbers], baseline: Baseline, share: float) -> Row:
+    machine = runs[0].machine
+    # Facts that lack on both sides would agree: nothing says that it is the same machine.
+    known = all(machine.get(key) is not None for key in MACHINE)
+    alike = known and all(run.machine == machine for run in runs)
+    here = baseline.spread(name, machine) if alike else None
     if here is not None and here.n > 1 and all(name in run.values for run in runs):
         return _row(name, SPEED, runs, here, share)
     value = runs[0].values.get(name)
     everywhere = baseline.spread(name) or Spread(math.nan, 0.0, 0)
-    why = "not measured" if value is None else "another machine"
+    why = "another machine" if known else "machine not known"
+    why = "not measured" if value is None else why
     return Row(name, SPEED.name, everywhere, value, None, "not compared", why)
 
 
@@ -201,8 +208,8 @@ def _check_alike(
     notes = []
     if len(baseline.runs) < 2:
         raise CannotCompareError(
-            f"regress: a baseline must have two seeds at least, got {len(baseline.runs)}; try "
-            "--update with another"
+            "regress: a baseline must have two seeds at least beside the run's own, got "
+            f"{len(baseline.runs)}; try --update with another"
         )
     for run in runs:
         changed = differences(run.entries, baseline.entries)
@@ -230,13 +237,16 @@ def _check_alike(
 
 def _blind(rows: Sequence[Row]) -> list[str]:
     """Scores so uncertain that even zero would pass."""
-    names = [
+    return [
         row.name
         for row in rows
         if group_of(row.name).better == HIGHER
         and row.tolerance is not None
         and row.spread.mean <= row.tolerance
     ]
+
+
+def _said_of(names: Sequence[str]) -> list[str]:
     if not names:
         return []
     return [f"seeds differ too much to notice if these fell to zero: {', '.join(names)}"]

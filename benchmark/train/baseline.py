@@ -3,6 +3,7 @@
     python -m anybev.benchmark.train.baseline                          # run once and compare
     python -m anybev.benchmark.train.baseline --make 0 1 2 3 4 5 6 7   # a new baseline
 
+Make baselines in a git checkout: a copy of the sources without ``.git`` has no commit to name.
 A small lidar-camera model learns one synthetic scene by heart and is scored on it. With one thread
 and the same seed a run repeats itself bit for bit on one machine; on others, and after changes of
 rounding, it is judged by the spread of the seeds. See docs/regress.md.
@@ -31,6 +32,8 @@ CONFIG = (
 )
 BASELINE = Path(__file__).resolve().parents[1] / "baselines" / "gate.json"
 DATA_SEED = 11
+# Of the baseline's seeds the one that the others explain best: what fails is then the code's doing.
+JUDGED_SEED = 6
 _TRAIN = "from anybev.engine.train import train; train()"
 
 
@@ -78,7 +81,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     flags.add_argument("--data-root", type=Path, default=Path("work_dirs/gate/data"))
     flags.add_argument("--work-dir", type=Path, default=Path("work_dirs/gate"))
     flags.add_argument("--baseline", type=Path, default=BASELINE, help="default: %(default)s")
-    flags.add_argument("--seed", type=int, default=0, help="of the run that is compared")
+    flags.add_argument(
+        "--seed", type=int, default=JUDGED_SEED, help="of the run that is compared: %(default)s"
+    )
     flags.add_argument("--make", type=int, nargs="+", metavar="SEED", help="write the baseline")
     flags.add_argument("--no-speed", action="store_true", help="the machine does other work too")
     flags.add_argument("--keep", action="store_true", help="with --make: keep finished runs")
@@ -100,8 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (args.keep and (folder / "metrics.json").is_file()):
             train(args.data_root, folder, seed)
     if args.make:
-        write_baseline(args.baseline, new_baseline([run_numbers(read_run(f)) for f in folders]))
+        made = new_baseline([run_numbers(read_run(f)) for f in folders])
+        write_baseline(args.baseline, made)
         print(f"wrote {args.baseline}")
+        if any(run.commit == "unknown" for run in made.runs):
+            print(
+                f"{args.baseline} does not say which commit it is of: the sources are no git "
+                "checkout; try --make in one",
+                file=sys.stderr,
+            )
         return 0
     command = "from anybev.cli import main; main()"
     arguments = ["regress", str(folders[0]), "--baseline", str(args.baseline)]

@@ -1,6 +1,7 @@
 """Writes where and how a run was made, for its report."""
 
 import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -42,6 +43,7 @@ class RunFactsHook(Hook):
         self._facts = {key: machine[key] for key in _MACHINE}
         self._facts.update(
             commit=commit(),
+            host=platform.node(),
             processor=processor(),
             cores=os.cpu_count(),
             device=backend.probe().detail,

@@ -47,6 +47,12 @@ def changed(**values: float) -> RunNumbers:
     return replace(run, values={**run.values, **named})
 
 
+def changed_seed(seed: int) -> RunNumbers:
+    """Scores that differ much from seed to seed; the rest hardly does."""
+    spread = {"NDS": 0.5 + 0.2 * math.cos(seed), "AP/car": 0.4 + 0.2 * math.sin(seed)}
+    return replace(numbers(seed), values=numbers(seed).values | spread)
+
+
 def verdicts(run: RunNumbers, baseline: Baseline) -> dict[str, str]:
     return {row.name: row.verdict for row in compare([run], baseline).rows}
 
@@ -86,6 +92,16 @@ def test_speed_is_compared_on_the_baselines_machine_alone(baseline: Baseline) ->
     unmeasured = replace(numbers(7), values=known)
     (row,) = [row for row in compare([unmeasured], baseline).rows if row.name == "FPS"]
     assert (row.verdict, row.note) == ("not compared", "not measured")
+    # Nothing known on either side is no agreement, and a baseline may be older than a fact.
+    unknown: dict[str, object] = dict.fromkeys(MACHINE)
+    nowhere = new_baseline([replace(numbers(seed), machine=unknown) for seed in range(6)])
+    (row,) = [
+        r for r in compare([replace(slow, machine=unknown)], nowhere).rows if r.group == "speed"
+    ]
+    assert (row.verdict, row.note) == ("not compared", "machine not known")
+    older = {key: value for key, value in HERE.items() if key != "host"}
+    aged = new_baseline([replace(numbers(seed), machine=older) for seed in range(6)])
+    assert verdicts(changed(FPS=1.0), aged)["FPS"] == "not compared"
     there = [replace(numbers(seed), machine=THERE) for seed in (11, 12)]
     wider = baseline.with_runs(there)
     assert wider.spread("FPS", THERE).n == 2
@@ -152,11 +168,33 @@ def test_what_cannot_be_compared(baseline: Baseline, run: RunNumbers, message: s
 
 
 def test_one_seed_is_no_baseline() -> None:
-    with pytest.raises(CannotCompareError, match="two seeds at least, got 1"):
-        compare([numbers(7)], new_baseline([numbers(0)]))
+    for other in ([numbers(0)], [numbers(0), numbers(7)]):
+        with pytest.raises(CannotCompareError, match="at least beside the run's own, got 1"):
+            compare([numbers(7)], new_baseline(other))
     partly = new_baseline([numbers(0), changed(AP__bus=0.1)])
     with pytest.raises(CannotCompareError, match=r"baseline \(two seeds at least\) must have AP/b"):
-        compare([changed(AP__bus=0.1)], partly)
+        compare([replace(changed(AP__bus=0.1), seed=7)], partly)
+
+
+def test_a_run_is_judged_by_other_seeds_alone(baseline: Baseline) -> None:
+    odd = replace(numbers(6), values={**numbers(6).values, "NDS": 0.4})
+    widened = baseline.with_runs([odd])
+    assert verdicts(replace(odd, seed=99), widened)["NDS"] == "ok"
+    found = compare([odd], widened)
+    assert [row.name for row in found.failed] == ["NDS"]
+    (row, *_) = found.rows
+    assert row.spread == baseline.spread("NDS")
+
+
+def test_seeds_too_few_to_notice_anything_are_no_pass() -> None:
+    few = new_baseline([changed_seed(seed) for seed in range(3)])
+    with pytest.raises(
+        CannotCompareError,
+        match=r"seeds enough to notice a score of zero, got 3 beside the run's own; try --update",
+    ):
+        compare([changed_seed(7)], few)
+    # A regression that shows all the same is told.
+    assert [row.name for row in compare([changed(mATE=9.0)], few).failed] == ["mATE"]
 
 
 def test_switches_widen_what_is_compared(baseline: Baseline) -> None:
@@ -232,7 +270,7 @@ def regress(*arguments: object) -> Result:
 def folders(ann_file: Path, tmp_path: Path) -> list[Path]:
     """Runs of five seeds."""
     return [
-        write_run(tmp_path / f"seed{s}", ann_file, nds=0.5 + 0.001 * s, facts={"seed": s})
+        write_run(tmp_path / f"seed{s}", ann_file, nds=0.5 + 0.001 * s, facts={"seed": s, **HERE})
         for s in range(5)
     ]
 
@@ -244,6 +282,7 @@ def test_command_makes_extends_and_compares(folders, ann_file, tmp_path: Path) -
     assert [run.seed for run in read_baseline(path).runs] == [0, 1, 2, 3]
     good = regress(folders[4], "--baseline", path)
     assert good.exit_code == 0, good.output
+    assert "not compared" not in good.output
     assert "no regression" in good.output
     assert "not comparable with nuScenes" in " ".join(good.output.split())
     worse = write_run(tmp_path / "worse", ann_file, nds=0.3, facts={"seed": 9})
