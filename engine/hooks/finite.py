@@ -42,7 +42,8 @@ class FiniteLossHook(Hook):
     anyway. Only then does each look at its losses, and those with a bad one run the batch again to
     find the first module with a value that is not finite.
 
-    Steps that loss scaling skips (float16) are no error; ``max_skipped_steps`` in a row are.
+    Steps that loss scaling skips (float16) are no error while the losses are finite: a smaller
+    scale mends them; ``max_skipped_steps`` in a row are.
 
     Args:
         max_skipped_steps: skipped steps in a row that end training.
@@ -61,7 +62,7 @@ class FiniteLossHook(Hook):
         self.max_skipped_steps, self.interval = max_skipped_steps, interval
         self._passes: deque[_Pass] = deque(maxlen=1)
         self._handles: list[Any] = []
-        self._step = 0
+        self._step = self._skipped = 0
 
     def before_train(self, runner: Any) -> None:
         """Called once, before the first epoch."""
@@ -98,6 +99,14 @@ class FiniteLossHook(Hook):
         skipped = getattr(runner.optim_wrapper, "skipped_in_row", 0)
         if skipped >= self.max_skipped_steps:
             self._stop(runner, f"{skipped} steps in a row were skipped by loss scaling")
+        # The optimizer was not called, and with it not ``_before_step``. All processes skip the
+        # same steps, so that all of them ask.
+        if skipped > self._skipped and any(all_gather_object(self._bad_loss())):
+            self._stop(runner, "the step was skipped by loss scaling, which mends gradients alone")
+        self._skipped = skipped
+
+    def _bad_loss(self) -> bool:
+        return not all(_finite(one.losses) for one in self._passes)
 
     def _after_forward(
         self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any

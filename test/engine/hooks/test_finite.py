@@ -121,14 +121,32 @@ def test_steps_that_loss_scaling_skips_end_training_only_in_a_row(
     before = weights(runner)
     scale = runner.optim_wrapper.loss_scaler.get_scale()
     for bad in (True, True, False, True, True):
-        runner.detector.added = torch.tensor(float("inf")) if bad else None
+        # The root of 0 has no finite slope: the loss stays as it was.
+        slope = (runner.detector.stem.weight * 0).sum().sqrt()
+        runner.detector.added = slope if bad else None
         runner.step(hook)
         assert (runner.optim_wrapper.skipped_in_row > 0) is bad
     left = runner.optim_wrapper.loss_scaler.get_scale()
     assert left == (scale / 16 if loss_scale == "dynamic" else scale)
     assert not torch.equal(before["head.weight"], weights(runner)["head.weight"])
+    runner.detector.added = (runner.detector.stem.weight * 0).sum().sqrt()
     with pytest.raises(NonFiniteLossError, match="3 steps in a row were skipped by loss scaling"):
         runner.step(hook)
+
+
+@pytest.mark.usefixtures("scaling_cpu")
+@pytest.mark.parametrize("clip", [{"max_norm": 35}, None])
+def test_a_bad_loss_stops_although_loss_scaling_skips_the_step(clip: dict | None) -> None:
+    options = {"wrapper": AmpOptimWrapper, "dtype": "float16", "clip_grad": clip}
+    runner, hook = started(f"scaled_{clip}", **options)
+    runner.step(hook)
+    before = weights(runner)
+    runner.detector.added = torch.tensor(float("nan"))
+    match = r"loss must be finite, .*; the step was skipped by loss scaling.*\n  loss_box = nan"
+    with pytest.raises(NonFiniteLossError, match=match):
+        runner.step(hook)
+    for name, value in before.items():
+        assert torch.equal(value, weights(runner)[name])
 
 
 @pytest.mark.parametrize("name", ["max_skipped_steps", "interval"])
