@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from anybev import envs
 from anybev.device import current_backend
 from anybev.engine import config as configs
+from anybev.engine.final import tells_final_failures
 from anybev.engine.runner import Runner
 
 _USERS_INPUT = (
@@ -24,7 +25,7 @@ _USERS_INPUT = (
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 
 
-class _Options(DictAction):
+class _Options(argparse.Action):
     """``KEY=VALUE`` pairs; a word without ``=`` is named."""
 
     def __call__(
@@ -34,10 +35,13 @@ class _Options(DictAction):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        for value in values:
-            if "=" not in value:
-                parser.error(f"--cfg-options must be KEY=VALUE pairs, got {value!r}")
-        super().__call__(parser, namespace, values, option_string)
+        options = dict(getattr(namespace, self.dest, None) or {})
+        for pair in values:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                parser.error(f"--cfg-options must be KEY=VALUE pairs, got {pair!r}")
+            options[key] = configs.option_value(value)
+        setattr(namespace, self.dest, options)
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +52,8 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action=_Options,
         metavar="KEY=VALUE",
-        help="override config entries; a list as key='[a,b]' or key=a,b",
+        help="override config entries; a list as key='[a,b]' or key=a,b, a text with commas as "
+        "key='\"a,b\"'",
     )
     parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
     # torchrun before 2.0 passes the rank as a flag, torch.distributed.launch with a dash.
@@ -84,7 +89,8 @@ def fail_clearly(main: Any) -> int:
     So does Ctrl-C, with status 130. Other errors keep their traceback.
     """
     try:
-        main()
+        with tells_final_failures():
+            main()
     except KeyboardInterrupt:
         print("interrupted; training goes on with --resume", file=sys.stderr)
         return 130

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -114,13 +115,31 @@ def _say(text: str) -> None:
         os.write(_STDERR, f"{f'rank {rank}: ' if rank else ''}{text}\n".encode())
 
 
-def end_with_parent() -> None:
+def end_with_parent(launcher: int | None = None) -> None:
     """Have the kernel send SIGTERM when the parent dies: torchrun killed must leave no orphan.
 
     Without effect where the kernel is not Linux.
+
+    Args:
+        launcher: process that must be the parent or an ancestor; where it is none any more it died
+            before the kernel was asked, and the signal comes at once.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if launcher is not None and not _descends_from(launcher):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _descends_from(ancestor: int) -> bool:
+    """Whether a process is this one's parent, or further up: there may be a script in between."""
+    pid = os.getppid()
+    while pid > 1 and pid != ancestor:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return pid == ancestor
 
 
 class ShieldedWorker:

@@ -7,11 +7,13 @@ time that was set with a message that names address and port, and a failure rest
 together.
 """
 
+import atexit
 import contextlib
 import ipaddress
 import json
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -37,6 +39,8 @@ from anybev.engine.job.interfaces import resolve
 from anybev.engine.job.meeting import Meeting, connect, serve
 
 BACKEND = "anybev"  # torchrun's --rdzv-backend
+#: In the store of a round: why another one would fail the same way.
+FINAL = "final"
 DEFAULT_JOIN_TIMEOUT_S = 600
 _POLL_S = 0.1
 
@@ -56,6 +60,7 @@ class NodeRendezvous(RendezvousHandler):
         self._round = 0
         self._store: Store | None = None
         self._server: TCPStore | None = None  # of the workers, of the newest round
+        self._has_told = False
 
     def get_backend(self) -> str:
         """Name of the backend."""
@@ -79,17 +84,45 @@ class NodeRendezvous(RendezvousHandler):
         self._call("set", "closed", f"node {self.meeting.node_rank}")
 
     def shutdown(self) -> bool:
-        """Tell the other nodes; those that wait for this one end at once."""
+        """Tell the other nodes; those that wait for this one end at once.
+
+        After a failure, torchrun calls it while that error is under way: then the others end even
+        if their processes still run, which would wait in vain for those of this node.
+        """
+        self._has_told = True
         if self._store is None:
             return True
         try:
+            if sys.exc_info()[1] is not None:
+                self._tell_failure()
             self.set_closed()
         except envs.MachineError:
             return False  # node 0 is gone: nobody is left to be told
         return True
 
+    def leave(self) -> None:
+        """At the end of the process: a signal ends torchrun without a word to the other nodes."""
+        if not self._has_told and self._store is not None:
+            with contextlib.suppress(envs.MachineError):  # as above
+                self._tell_failure()
+
+    def _tell_failure(self) -> None:
+        # Of several nodes the first says what began it.
+        self._call("compare_set", "failed", "", f"node {self.meeting.node_rank}")
+
     def num_nodes_waiting(self) -> int:
-        """Nodes that wait for a new round: more than none makes torchrun restart the others."""
+        """Nodes that wait for a new round: more than none makes torchrun restart the others.
+
+        torchrun asks again and again while its processes run.
+
+        Raises:
+            MachineError: another node has ended with a failure, or node 0 is gone.
+        """
+        if self._call("check", ["failed"]):
+            who = bytes(self._call("get", "failed")).decode()
+            raise envs.MachineError(
+                f"node {self.meeting.node_rank}: {who} has failed; its messages say why"
+            )
         return int(self._call("add", f"round_{self._round + 1}/joined", 0))
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -98,7 +131,7 @@ class NodeRendezvous(RendezvousHandler):
         Raises:
             ValueError: the node's rank is out of range.
             MachineError: not all nodes joined in time, a rank was given twice, nodes do not fit
-                together, the job is over or has failed too often.
+                together, the job is over, has failed too often or would fail the same way.
         """
         meeting = self.meeting
         if not 0 <= meeting.node_rank < meeting.nnodes:
@@ -113,6 +146,7 @@ class NodeRendezvous(RendezvousHandler):
                 else connect(meeting, deadline)
             )
             self._compare_facts(deadline)
+        self._refuse_repetition()
         number = int(self._call("add", "rounds", 0)) + 1
         if number > meeting.max_restarts + 1:
             raise envs.MachineError(
@@ -122,13 +156,24 @@ class NodeRendezvous(RendezvousHandler):
         with self._joined(number):
             port = self._open(number, deadline)
         self._round = number
-        os.environ[envs.JOB_ROUND] = str(number)  # torchrun hands its environment to the workers
+        # torchrun hands its environment to the workers.
+        os.environ[envs.JOB_ROUND] = str(number)
+        os.environ[envs.JOB_LAUNCHER] = str(os.getpid())
         return RendezvousInfo(
             PrefixStore(f"round_{number}/agents", self._store),
             meeting.node_rank,
             meeting.nnodes,
             RendezvousStoreInfo(meeting.address, port),
         )
+
+    def _refuse_repetition(self) -> None:
+        """End where a process of the last round said that another one would fail the same way."""
+        if self._server is not None and self._server.check([FINAL]):
+            words = bytes(self._server.get(FINAL)).decode(errors="replace")
+            raise envs.MachineError(
+                f"node {self.meeting.node_rank}: not restarted: it would fail the same way "
+                f"({words})"
+            )
 
     def _call(self, name: str, *arguments: object) -> Any:
         """One operation of the store, whose loss is the loss of node 0."""
@@ -248,4 +293,6 @@ def create(parameters: RendezvousParameters) -> NodeRendezvous:
     meeting = Meeting(
         address, int(port), rank, parameters.max_nodes, float(timeout_s or 0), restarts or 0
     )
-    return NodeRendezvous(meeting, parameters.run_id)
+    made = NodeRendezvous(meeting, parameters.run_id)
+    atexit.register(made.leave)
+    return made

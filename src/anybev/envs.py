@@ -15,6 +15,7 @@
 | ``HCCL_IF_IP`` | HCCL's address of this host: checked by launchers | HCCL's choice |
 | ``ANYBEV_JOB_STARTED``, ``ANYBEV_JOB_ROUND`` | when the job began (seconds since 1970) and how
   often, set by its launcher: a restart takes up this job's checkpoints | none, ``1`` |
+| ``ANYBEV_JOB_LAUNCHER`` | process id of the job's launcher, set by it | none |
 
 Values are read when they are asked for, so a change takes effect in the running process.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 BACKENDS = ("cpu", "cuda", "npu")
 JOB_STARTED = "ANYBEV_JOB_STARTED"
 JOB_ROUND = "ANYBEV_JOB_ROUND"
+JOB_LAUNCHER = "ANYBEV_JOB_LAUNCHER"
 # What a job calls the variables that clusters set on each node.
 _CLUSTER = {
     "nnodes": "WORLD_SIZE",
@@ -126,3 +128,9 @@ def job_started_s() -> float | None:
 def job_round() -> int:
     """1 in a job's first attempt and outside of one, one more after each restart."""
     return int(os.environ.get(JOB_ROUND, "1"))
+
+
+def job_launcher() -> int | None:
+    """Process id of the launcher that started this process; None outside of a job."""
+    value = os.environ.get(JOB_LAUNCHER, "").strip()
+    return int(value) if value.isdigit() else None

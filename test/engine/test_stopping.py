@@ -103,6 +103,23 @@ def test_a_process_ends_with_its_parent() -> None:
     os.close(readable)
 
 
+def test_a_process_whose_launcher_died_before_ends_at_once() -> None:
+    def act(launcher: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        end_with_parent(launcher)
+
+    gone = os.fork()
+    if gone == 0:
+        os._exit(0)
+    try:  # as yet it is there, not waited for, and nobody's parent
+        assert exit_status_of(lambda: act(gone)) == -signal.SIGTERM
+    finally:
+        os.waitpid(gone, 0)
+    assert exit_status_of(lambda: act(gone)) == -signal.SIGTERM
+    for ancestor in (os.getpid(), os.getppid()):
+        assert exit_status_of(lambda ancestor=ancestor: act(ancestor)) == 0
+
+
 def test_the_exit_status_of_a_stopped_run_tells_its_signal() -> None:
     assert Stopped(signal.SIGTERM, "").code == 143
     assert Stopped(signal.SIGINT, "").code == 130

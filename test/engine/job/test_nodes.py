@@ -1,5 +1,6 @@
 """Nodes meet at one address, in time, or say why not."""
 
+import signal
 import socket
 import threading
 import time
@@ -12,10 +13,13 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 
 from anybev import envs
+from anybev.engine.final import tells_final_failures
+from anybev.engine.hooks.finite import NonFiniteLossError
 from anybev.engine.job import interfaces, nodes, rendezvous
 from anybev.engine.job.meeting import Meeting, listening_socket
 from anybev.engine.job.options import JobOptions
 from anybev.engine.job.rendezvous import NodeRendezvous
+from anybev.engine.stopping import Stopped
 
 HOST = "127.0.0.1"
 
@@ -28,7 +32,8 @@ def port() -> int:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(envs.JOB_ROUND, "1")  # a rendezvous writes it
+    for name in (envs.JOB_ROUND, envs.JOB_LAUNCHER):
+        monkeypatch.setenv(name, "1")  # a rendezvous writes it
 
 
 def _node(port: int, rank: int, nnodes: int = 2, **more: Any) -> NodeRendezvous:
@@ -86,6 +91,64 @@ def test_a_node_that_ends_the_job_frees_the_one_that_waits(port: int) -> None:
     assert both[0].is_closed()
     with pytest.raises(RuntimeError, match="node 0: node 1 has ended the job"):
         both[0].next_rendezvous()
+
+
+def test_a_node_that_failed_ends_the_others_while_their_processes_run(port: int) -> None:
+    both = [_node(port, rank, max_restarts=1) for rank in (0, 1)]
+    _at_once(both[0].next_rendezvous, both[1].next_rendezvous)
+    assert both[0].num_nodes_waiting() == 0
+    try:
+        raise envs.MachineError("rank 3 (pid 42) was killed")
+    except envs.MachineError:
+        assert both[1].shutdown()
+    for node in (both[0], both[1]):
+        with pytest.raises(RuntimeError, match=r"node [01]: node 1 has failed; its messages"):
+            node.num_nodes_waiting()
+
+
+def test_a_node_that_is_done_leaves_the_others_running(port: int) -> None:
+    both = [_node(port, rank) for rank in (0, 1)]
+    _at_once(both[0].next_rendezvous, both[1].next_rendezvous)
+    assert both[1].shutdown()
+    both[1].leave()
+    assert both[0].num_nodes_waiting() == 0
+
+
+def test_a_node_that_a_signal_ended_tells_at_its_exit(port: int) -> None:
+    both = [_node(port, rank) for rank in (0, 1)]
+    _at_once(both[0].next_rendezvous, both[1].next_rendezvous)
+    both[1].leave()
+    with pytest.raises(RuntimeError, match="node 0: node 1 has failed"):
+        both[0].num_nodes_waiting()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ValueError("lr must be positive"), r"ValueError: lr must be positive"),
+        (FileNotFoundError("no a.pkl"), "FileNotFoundError: no a.pkl"),
+        (NonFiniteLossError("loss is nan\n  rank 1"), r"NonFiniteLossError: loss is nan\)$"),
+        (Stopped(signal.SIGTERM, "step 3 is saved"), "SIGTERM: step 3 is saved"),
+        (envs.MachineError("rank 1 did not answer"), None),
+        (RuntimeError("out of memory"), None),
+    ],
+)
+def test_what_would_fail_the_same_way_is_not_restarted(
+    port: int, error: BaseException, words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = _node(port, 0, 1, max_restarts=2)
+    place = node.next_rendezvous().bootstrap_store_info
+    monkeypatch.setenv("MASTER_ADDR", place.master_addr)
+    monkeypatch.setenv("MASTER_PORT", str(place.master_port))
+    with pytest.raises(type(error)), tells_final_failures():
+        raise error
+    if words is None:
+        node.next_rendezvous()
+        assert envs.job_round() == 2
+        return
+    match = rf"node 0: not restarted: it would fail the same way \({words}"
+    with pytest.raises(envs.MachineError, match=match):
+        node.next_rendezvous()
 
 
 def test_only_the_named_address_listens(port: int) -> None:
