@@ -34,5 +34,5 @@ def require_tensorboard(config: Config) -> None:
     if asked and find_spec("tensorboard") is None:
         raise envs.MachineError(
             "train: --tensorboard must have the package tensorboard installed, got none; try "
-            "pip install 'anybev[tensorboard]'"
+            ".venv/bin/pip install 'tensorboard>=2.18'"
         )

@@ -1,8 +1,9 @@
-"""Frames as a recording for the rerun viewer (optional extra ``anybev[rerun]``)."""
+"""Frames as a recording for the rerun viewer (optional: needs rerun-sdk)."""
 
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ from scipy.linalg import rq
 from anybev.datasets import boxes as geometry
 from anybev.datasets.infos import Progress, silent
 from anybev.envs import MachineError
-from anybev.files import whole_file
 from anybev.reporting.figures import class_colour, kept_predictions, safe_text
-from anybev.reporting.report import Options, show
+from anybev.reporting.report import Options, Shown, show
 from anybev.reporting.run import Run
 from anybev.reporting.scene import Scene, SceneCamera
 
@@ -32,7 +32,8 @@ def require_rerun() -> Any:
         return importlib.import_module("rerun")
     except ModuleNotFoundError as error:
         raise MachineError(
-            "report: --rerun needs rerun-sdk, got none installed; try pip install 'anybev[rerun]'"
+            "report: --rerun needs rerun-sdk, got none installed; try "
+            ".venv/bin/pip install rerun-sdk==0.41.0"
         ) from error
 
 
@@ -64,6 +65,7 @@ def write_rerun(
     out: Path,
     options: Options | None = None,
     *,
+    shown: Sequence[Shown] | None = None,
     progress: Progress = silent,
 ) -> int:
     """Write the frames that a report of the runs shows, one step each on the timeline ``frame``.
@@ -72,6 +74,7 @@ def write_rerun(
         runs: from ``read_runs``.
         out: ``.rrd`` file to write.
         options: which frames, from which score on.
+        shown: what ``report.show`` made of runs and options, if it is there already.
         progress: shows how far it is.
 
     Returns:
@@ -82,33 +85,43 @@ def write_rerun(
         ValueError: no run has a frame to show.
     """
     rerun, options = require_rerun(), options or Options()
-    shown = [show(run, options) for run in runs]
+    shown = show(runs, options, progress) if shown is None else shown
     chosen = [(part, score.token) for part in shown for _, score in part.picked]
     if not chosen:
         reasons = "; ".join(note for part in shown for note in [*part.run.notes, *part.notes])
         raise ValueError(f"report: --rerun must have frames to write, got none: {reasons or '0'}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.part")
+    # One name a process: two writers must not share a half-written file.
+    partial = out.with_name(f".{out.name}.{os.getpid()}.part")
     stream = rerun.RecordingStream("anybev_report")
     try:
-        stream.save(str(partial))
-        stream.log("world", rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
-        with progress("rerun") as update:
-            for step, (part, token) in enumerate(chosen):
-                if part.frames is None:
-                    continue
-                scene, _ = part.frames.scene(token)
-                stream.set_time("frame", sequence=step)
-                stream.log("about", rerun.TextLog(safe_text(f"{part.run.name}: {token}")))
-                _log(rerun, stream, scene, options.score_threshold)
-                update(step + 1, len(chosen))
-        stream.flush()
-        stream.disconnect()
-        with whole_file(out) as file:
-            file.write(partial.read_bytes())
+        try:
+            stream.save(str(partial))
+            stream.log("world", rerun.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
+            with progress("rerun") as update:
+                for step, (part, token) in enumerate(chosen):
+                    _log_frame(rerun, stream, step, part, token, options.score_threshold)
+                    update(step + 1, len(chosen))
+            stream.flush()
+        finally:
+            stream.disconnect()
+        os.replace(partial, out)
     finally:
         partial.unlink(missing_ok=True)
     return len(chosen)
+
+
+def _log_frame(
+    rerun: Any, stream: Any, step: int, part: Shown, token: str, score_threshold: float
+) -> None:
+    if part.frames is None:
+        return
+    scene, _ = part.frames.scene(token)
+    stream.set_time("frame", sequence=step)
+    # The viewer shows the newest of each entity: a camera that this frame lacks would stay.
+    stream.log("world", rerun.Clear(recursive=True))
+    stream.log("about", rerun.TextLog(safe_text(f"{part.run.name}: {token}")))
+    _log(rerun, stream, scene, score_threshold)
 
 
 def _log(rerun: Any, stream: Any, scene: Scene, score_threshold: float) -> None:
