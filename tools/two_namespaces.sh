@@ -26,7 +26,8 @@ up() {
 
 down() {
   for node in 0 1; do
-    ip netns pids "$(name $node)" 2>/dev/null | xargs -r kill -KILL
+    # Neither a node that is not there nor a process that ends by itself keeps the rest from going.
+    { ip netns pids "$(name $node)" 2>/dev/null | xargs -r kill -KILL; } || true
     ip netns del "$(name $node)" 2>/dev/null || echo "$(name $node): there was none"
     rm -rf "/etc/netns/$(name $node)"
   done
