@@ -17,9 +17,6 @@ import anybev
 from anybev.testing.namespaces import Node, two_nodes, why_not
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
 
-REASON = why_not()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no network namespaces: {REASON}")
-
 TRAIN = Path(anybev.__file__).resolve().parents[2] / "tools" / "train.py"
 PORT = 29500
 LIMIT_S = 420  # of any job here: a minute at most, on a host with nothing else to do
@@ -44,8 +41,15 @@ dist.destroy_process_group()
 """
 
 
+@pytest.fixture(scope="module")
+def _namespaces() -> None:
+    reason = why_not()
+    if reason:
+        pytest.skip(f"no network namespaces: {reason}")
+
+
 @pytest.fixture
-def pair() -> Iterator[tuple[Node, Node]]:
+def pair(_namespaces: None) -> Iterator[tuple[Node, Node]]:
     with two_nodes() as nodes:
         yield nodes
         assert [node.processes() for node in nodes] == [[], []]

@@ -121,7 +121,7 @@ for _ in range(20):
 def test_processes_that_append_together_keep_their_lines_apart(tmp_path):
     path = tmp_path / "status.json"
     writers = [subprocess.Popen([sys.executable, "-c", _APPEND, str(path)]) for _ in range(3)]
-    assert [writer.wait(timeout=60) for writer in writers] == [0, 0, 0]
+    assert [writer.wait(timeout=180) for writer in writers] == [0, 0, 0]
     events, notes = read_status(path)
     assert (len(events), notes) == (60, [])
     assert {len(event["message"]) for event in events} == {1500}

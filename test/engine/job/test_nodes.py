@@ -50,7 +50,9 @@ def _at_once(*acts: Callable[[], Any]) -> list[Any]:
         except (envs.MachineError, ValueError) as error:
             outcomes[index] = error
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(acts))]
+    threads = [
+        threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(acts))
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
