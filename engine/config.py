@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import Registry
 
 from anybev.engine import registry
+from anybev.models.bevfusion.head_config import SMALL_CLASSES, SMALL_RADIUS
 from anybev.models.common.arguments import refuse_unknown, suggestion
 
 # What mmengine's Runner reads at the top of a config; other names there are the config's own
@@ -79,6 +80,42 @@ def check(config: Config) -> None:
             refuse_unknown(f"config: {path}: {node['type']}", keys, known)
 
 
+def option_value(text: str) -> Any:
+    """The value of one ``KEY=VALUE`` of ``--cfg-options``.
+
+    As mmengine reads it, but blanks stay in a text that is no list, and quotation marks inside the
+    value keep commas: folders may have both in their names.
+
+    Args:
+        text: what stands behind the first equals sign.
+    """
+    text = text.strip()
+    bare = text.strip("'\"")
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    is_list = bare.startswith(("[", "(")) and bare.endswith(("]", ")"))
+    if not is_list and (" " in bare or (quoted and "," in bare)):
+        return bare
+    return DictAction._parse_iterable(text)
+
+
+def _name_small_classes(config: Config) -> None:
+    """Tell the head where nuScenes' small classes are in a list that is not nuScenes' own.
+
+    By itself it knows them by their numbers in nuScenes' list of ten.
+    """
+    names = config.get("class_names")
+    test_cfg = ((config.get("model") or {}).get("bbox_head") or {}).get("test_cfg")
+    if not names or test_cfg is None or test_cfg.get("dataset", "nuScenes") != "nuScenes":
+        return
+    small = [label for label, name in enumerate(names) if name in SMALL_CLASSES]
+    if len(names) == 10 and small == [8, 9]:
+        return
+    if test_cfg.get("pointwise_classes") is None:
+        test_cfg["pointwise_classes"] = small
+    if test_cfg.get("nms_radius") is None:
+        test_cfg["nms_radius"] = [SMALL_RADIUS if c in small else -1.0 for c in range(len(names))]
+
+
 def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, merge ``--cfg-options`` into it and check every key.
 
@@ -106,4 +143,5 @@ def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
         config.merge_from_dict(dict(options))
     config.setdefault("default_scope", registry.SCOPE)
     check(config)
+    _name_small_classes(config)
     return config

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from torch import nn
 
 from anybev import envs
@@ -87,7 +87,7 @@ def _options(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise ValueError(f"infer: --cfg-options must be KEY=VALUE, got {pair!r}")
-        options[key] = DictAction._parse_iterable(value)
+        options[key] = configs.option_value(value)
     return options
 
 

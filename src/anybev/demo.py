@@ -1,5 +1,6 @@
 """From nothing to a scored BEVFusion: synthetic scenes, two stages of training, one report."""
 
+import hashlib
 import json
 import sys
 import time
@@ -25,6 +26,7 @@ SMALL_CONFIGS = {
 EPOCHS = {"lidar": 1, "lidar-cam": 1}
 CAMERA_STEPS = 200
 TRAIN_SCENES, VAL_SCENES = 28, 3
+DATA_DONE = "DEMO_DATA_DONE.json"
 CAMERA_SCALE = 0.5  # of nuScenes' 1600 x 900: what the config's pictures are cut from
 # In the synthetic world these two share one shape and differ by colour, which lidar cannot see.
 SAME_SHAPE = ("motorcycle", "bicycle")
@@ -58,7 +60,7 @@ def write_data(
     from anybev.datasets.synthetic.nuscenes import write_nuscenes
     from anybev.reporting.progress import progress_bar
 
-    done = root / "DEMO_DATA_DONE.json"
+    done = root / DATA_DONE
     wanted = {
         "scenes": scenes,
         "val_scenes": val_scenes,
@@ -84,16 +86,22 @@ def write_data(
 
 def config_options(root: Path, seed: int) -> list[str]:
     """``--cfg-options`` that point the demo's config at its data and seed."""
+    folder, infos = _text(root), _text(root / "nuscenes_infos_val.pkl")
     return [
-        f"train_dataloader.dataset.data_root={root}",
-        f"val_dataloader.dataset.data_root={root}",
-        f"test_dataloader.dataset.data_root={root}",
-        f"val_evaluator.data_root={root}",
-        f"test_evaluator.data_root={root}",
-        f"val_evaluator.ann_file={root}/nuscenes_infos_val.pkl",
-        f"test_evaluator.ann_file={root}/nuscenes_infos_val.pkl",
+        f"train_dataloader.dataset.data_root={folder}",
+        f"val_dataloader.dataset.data_root={folder}",
+        f"test_dataloader.dataset.data_root={folder}",
+        f"val_evaluator.data_root={folder}",
+        f"test_evaluator.data_root={folder}",
+        f"val_evaluator.ann_file={infos}",
+        f"test_evaluator.ann_file={infos}",
         f"randomness.seed={seed}",
     ]
+
+
+def _text(path: Path) -> str:
+    """A path as the value of an option: with a comma and unquoted it would be a list."""
+    return f'"{path}"' if "," in str(path) else str(path)
 
 
 def train_cameras(
@@ -105,6 +113,8 @@ def train_cameras(
 ) -> None:
     """Camera branch that tells classes apart, with the lidar model if given; unless it is there.
 
+    Beside ``out``, a JSON file says what it was made from: it is made anew from anything else.
+
     Args:
         out: file for ``load_from`` of the training with both.
         root: folder of the data set.
@@ -112,15 +122,26 @@ def train_cameras(
         steps: batches.
         lidar_checkpoint: of the lidar stage.
     """
-    from anybev.engine.config import load
+    from anybev.engine.config import load, option_value
     from anybev.engine.pretrain_cameras import pretrain_cameras
     from anybev.reporting.progress import progress_bar
 
-    if out.is_file():
-        return
     pairs = (option.partition("=") for option in config_options(root, seed))
-    options = {key: value for key, _, value in pairs}
+    options = {key: option_value(value) for key, _, value in pairs}
     config = load(Path(anybev.__file__).parent / SMALL_CONFIGS["lidar-cam"], options)
+    done = out.with_suffix(".json")
+    data = root / DATA_DONE
+    wanted = {
+        "seed": seed,
+        "steps": steps,
+        "config": hashlib.sha256(repr(config.to_dict()).encode()).hexdigest(),
+        "data": json.loads(data.read_text()) if data.is_file() else None,
+        "lidar_checkpoint": lidar_checkpoint and _sha256(lidar_checkpoint),
+    }
+    if out.is_file() and done.is_file() and json.loads(done.read_text()) == wanted:
+        _log(f"{out} is there already")
+        return
+    done.unlink(missing_ok=True)
     with progress_bar("camera branch") as update:
         pretrain_cameras(
             config,
@@ -130,6 +151,12 @@ def train_cameras(
             seed=seed,
             progress=update,
         )
+    write_json(done, wanted)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def train_stage(
@@ -203,7 +230,7 @@ def main(seed: int, data_root: Path, work_dir: Path) -> None:
         lambda: train_cameras(start, root, seed, lidar_checkpoint=lidar_checkpoint),
         seconds,
     )
-    more = [f"load_from={start}"]
+    more = [f"load_from={_text(start)}"]
     metrics = _timed(
         "lidar and cameras", lambda: train_stage("lidar-cam", root, fused, seed, more), seconds
     )

@@ -3,6 +3,7 @@
 import pytest
 
 from anybev import envs
+from anybev.engine.config import option_value
 from anybev.engine.launch import fail_clearly
 
 
@@ -34,3 +35,24 @@ def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("ANYBEV_TRACEBACK", "1")
     with pytest.raises(ValueError, match="bad input"):
         fail_clearly(lambda: _raise(ValueError("bad input")))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/tmp/my data", "/tmp/my data"),
+        (" 0.5 ", 0.5),
+        ("'/tmp/my data'", "/tmp/my data"),
+        ('"/tmp/a,b"', "/tmp/a,b"),
+        ("/tmp/my data, new (2)", "/tmp/my data, new (2)"),
+        ("a,b", ["a", "b"]),
+        ("1,2.5,None", [1, 2.5, None]),
+        ("[1, 2, (x, y)]", [1, 2, ("x", "y")]),
+        ("'[1, 2]'", [1, 2]),
+        ("(1, true)", (1, True)),
+        ("'3'", 3),
+        ("", ""),
+    ],
+)
+def test_values_of_options_keep_blanks_and_quoted_commas(text: str, value: object) -> None:
+    assert option_value(text) == value
