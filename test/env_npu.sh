@@ -4,6 +4,7 @@
 # on hosts with several networks.
 
 # Operators slower than declared are an error: a fallback would be measured as if it were normal.
+# None has a kernel for this device declared yet, so all run on their PyTorch references.
 export ANYBEV_REQUIRE_NATIVE=${ANYBEV_REQUIRE_NATIVE:-1}
 # The allocator grows segments in place: less fragmentation from frames of different sizes.
 export PYTORCH_NPU_ALLOC_CONF=${PYTORCH_NPU_ALLOC_CONF:-expandable_segments:True}
