@@ -19,10 +19,9 @@ Resampler = Literal["pillow", "fast"]
 
 # Beyond it Pillow turns in floating point, the kernel would not.
 _MAX_SIDE = 1 << 14
-# Pillow 13 resizes along y first where pictures are twice as high as wide, or keep much more of
-# their width than of their height; the kernel goes along x first, with room to that limit.
+# Pillow 13 resizes along y first where pictures are twice as high as wide, with room to that limit;
+# the kernel goes along x first.
 _MAX_HEIGHT_TO_WIDTH = 1.5
-_MAX_UNEVENNESS = 1.2
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,9 @@ def resample(image: np.ndarray, change: ImageChange, resampler: Resampler = "pil
         image: (H, W, 3) uint8.
         change: what to do.
         resampler: see ``Resampler``; ``fast`` is ``pillow`` without compiled kernels, and for
-            pictures that are no camera's: high and narrow ones, sides of 16,384 pixels and more.
+            pictures that are no camera's: high and narrow ones, sides of 16,384 pixels and more,
+            and those that keep more of their width than of their height, beyond the rounding of
+            one factor to whole pixels.
 
     Returns:
         (*change.shape, 3) uint8, writable.
@@ -120,7 +121,9 @@ def _is_usual(image: np.ndarray, change: ImageChange) -> bool:
     return bool(
         max(height, width, new_height, new_width, *change.shape) < _MAX_SIDE
         and height <= _MAX_HEIGHT_TO_WIDTH * width
-        and new_width * height <= _MAX_UNEVENNESS * new_height * width
+        # There, too, Pillow may go along y first; sides that one factor gave, rounded down, differ
+        # by less.
+        and new_width * height - new_height * width < width
     )
 
 

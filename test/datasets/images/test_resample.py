@@ -73,6 +73,31 @@ def test_uneven_factors_give_pillows_pixels(picture):
 
 
 @compiled
+@pytest.mark.parametrize("width", [28, 59, 150])
+def test_nearly_even_factors_give_pillows_pixels(picture, width):
+    rng = np.random.default_rng(width)
+    for _ in range(60):
+        height = int(rng.integers(width // 2, width * 3 // 2))
+        factor_x = rng.uniform(0.8, 1.1)
+        factor_y = factor_x / rng.uniform(0.95, 1.2)
+        resized = int(width * factor_x), int(height * factor_y)
+        change = ImageChange(factor_x, resized, (0, 0, *resized))
+        image = picture(height, width)
+        got = resample(image, change, "fast")
+        np.testing.assert_array_equal(got, _by_hand(image, change), err_msg=f"{height} {change}")
+
+
+@pytest.mark.parametrize("factor", [15 / 64, 31 / 64, 45 / 64, 1019 / 1024, 11 / 8])
+def test_one_factor_stays_compiled_whatever_its_rounding(factor):
+    for width in range(2, 90):
+        for height in range(1, width * 3 // 2):
+            resized = int(width * factor), int(height * factor)
+            if min(resized) >= 1:
+                change = ImageChange(factor, resized, (0, 0, *resized))
+                assert module._is_usual(np.empty((height, width, 3), np.uint8), change)
+
+
+@compiled
 def test_extreme_values_saturate_as_pillows_do():
     # Black and white stripes make the bicubic overshoot on both sides.
     image = np.zeros((64, 64, 3), np.uint8)
