@@ -182,7 +182,8 @@ def _collate_cameras(samples: Sequence[Sample]) -> CameraBatch | None:
     if not any(s.cameras for s in samples):
         return None
     sizes = {s.token: [view.image.shape for view in s.cameras] for s in samples}
-    wanted = [samples[0].cameras[0].image.shape] * len(samples[0].cameras)
+    first = next(s.cameras for s in samples if s.cameras)
+    wanted = [first[0].image.shape] * len(first)
     for token, got in sizes.items():
         if got != wanted:
             raise ValueError(

@@ -23,6 +23,16 @@ def test_bad_operator_name_ends_in_one_line() -> None:
     assert "box_iou_rotated" in result.output
 
 
+def test_a_wrong_type_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise TypeError("bench ops: only must be a text, got int")
+
+    monkeypatch.setattr("anybev.benchmark.ops.run.run", run)
+    result = CliRunner().invoke(main, ["bench", "ops"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: bench ops: only must be a text, got int")
+
+
 def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYBEV_TRACEBACK", "1")
     with pytest.raises(ValueError, match="--only must be one of"):

@@ -121,7 +121,7 @@ class ImageAug3D:
         *,
         resampler: Resampler = "pillow",
     ) -> None:
-        if len(final_dim) != 2 or any(n != int(n) or n < 1 for n in final_dim):
+        if np.shape(final_dim) != (2,) or any(n != int(n) or n < 1 for n in final_dim):
             raise ValueError(
                 f"ImageAug3D: final_dim must be (height, width) in pixels, got {final_dim}"
             )
@@ -130,7 +130,7 @@ class ImageAug3D:
             ("bot_pct_lim", bot_pct_lim, 0.0, 1.0),
             ("rot_lim", rot_lim, -360.0, 360.0),
         ):
-            if len(limits) != 2 or not low <= limits[0] <= limits[1] <= high:
+            if np.shape(limits) != (2,) or not low <= limits[0] <= limits[1] <= high:
                 raise ValueError(
                     f"ImageAug3D: {argument} must be (low, high) within {low:g}..{high:g}, "
                     f"got {limits}"

@@ -21,7 +21,7 @@ class _ClearErrors(click.Group):
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):  # click's own, RuntimeErrors by birth
             raise
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
             if envs.traceback():
                 raise
             message = f"{error} (ANYBEV_TRACEBACK=1 shows where)"
@@ -175,11 +175,12 @@ def infer(dims: str | None, cfg_options: tuple[str, ...], **given: Any) -> None:
     """Find objects in your own frame: points, pictures, calibration."""
     from anybev.engine.infer import infer as run
     from anybev.engine.infer_frame import Request
+    from anybev.reporting.tables import printable
 
     names = tuple(name.strip() for name in dims.split(",")) if dims else None
     result = run(Request(dims=names, options=cfg_options, **given))
     for note in result.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {printable(note)}", err=True)
     click.echo(result.table)
     click.echo(f"wrote {', '.join(str(path) for path in result.files)}", err=True)
 

@@ -28,6 +28,15 @@ def test_matrices_and_pictures_are_stacked() -> None:
     np.testing.assert_allclose(cameras.cam2lidar[0, 0] @ view.lidar2cam, np.eye(4), atol=1e-6)
 
 
+@pytest.mark.parametrize("first", ["with", "without"])
+def test_a_sample_without_pictures_among_others_is_named(first: str) -> None:
+    samples = [Sample("with", 0, cameras=[_view()] * 2), Sample("without", 1)]
+    samples.sort(key=lambda s: s.token != first)
+    match = r"images of sample without must be 2 of shape \(4, 8, 3\).*, got \[\]; try ImageAug3D"
+    with pytest.raises(ValueError, match=match):
+        collate(samples)
+
+
 @pytest.mark.parametrize("name", ["cam2img", "lidar2cam", "img_aug_matrix"])
 @pytest.mark.parametrize("kind", ["singular", "not finite"])
 def test_a_matrix_that_cannot_be_inverted_is_named(name: str, kind: str) -> None:

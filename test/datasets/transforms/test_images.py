@@ -198,6 +198,8 @@ def test_a_picture_must_not_vanish(rng):
         (lambda: ImageAug3D((256,), *TEST[1:]), r"final_dim must be \(height, width\)"),
         (lambda: ImageAug3D((0, 7), *TEST[1:]), r"final_dim must be .* got \(0, 7\)"),
         (lambda: ImageAug3D((9, 7), (0.5, 0.4), *TEST[2:]), r"resize_lim must be \(low, high\)"),
+        (lambda: ImageAug3D((9, 7), 0.9, *TEST[2:]), r"resize_lim must be \(low, high\).*got 0\.9"),
+        (lambda: ImageAug3D(9, *TEST[1:]), r"final_dim must be \(height, width\) .*, got 9"),
         (lambda: ImageAug3D(*TEST[:2], (0, 2), *TEST[3:]), r"bot_pct_lim must be .*within 0\.\.1"),
         (lambda: ImageAug3D(*TEST[:3], (-400, 0), *TEST[4:]), "rot_lim must be"),
         (
