@@ -11,6 +11,8 @@ from anybev.engine import checkpoint
 POINTER = "last_checkpoint"
 #: What a run that was told to stop inside an epoch leaves, where checkpoints come by epochs.
 STOPPED = "stopped.pth"
+#: In a checkpoint's ``meta``: when the job began that wrote it.
+JOB_STARTED = "job_started_s"
 _NAME = re.compile(r"(?:(?:epoch|iter)_\d+|stopped)\.pth")
 
 
@@ -29,7 +31,7 @@ class Found:
     refused: tuple[str, ...] = field(default=())
 
 
-def candidates(folder: Path, since_s: float = 0.0) -> list[Path]:
+def candidates(folder: Path) -> list[Path]:
     """Checkpoints of ``folder`` that training wrote, newest first.
 
     The one that ``last_checkpoint`` names comes first, wherever the folder was moved to; the rest
@@ -37,7 +39,6 @@ def candidates(folder: Path, since_s: float = 0.0) -> list[Path]:
 
     Args:
         folder: work directory.
-        since_s: older files are left out; seconds since 1970.
     """
     if not folder.is_dir():
         return []
@@ -49,7 +50,7 @@ def candidates(folder: Path, since_s: float = 0.0) -> list[Path]:
         here = folder / named.name
         first = [p for p in (named, here) if p.name and p.is_file()][:1]
         files = first + [path for path in files if path not in (*first, here)]
-    return [path for path in files if path.stat().st_mtime >= since_s]
+    return files
 
 
 def read_resumable(path: Path) -> dict[str, Any]:
@@ -60,6 +61,11 @@ def read_resumable(path: Path) -> dict[str, Any]:
         ValueError: it is damaged, or holds weights without the state of a training.
     """
     content = checkpoint.read(path)
+    _check_resumable(path, content)
+    return content
+
+
+def _check_resumable(path: Path, content: Mapping[str, Any]) -> None:
     state, meta = content["state"], content["meta"]
     if not isinstance(state, Mapping) or "sampler" not in state or "optimizer" not in state:
         raise ValueError(
@@ -71,24 +77,28 @@ def read_resumable(path: Path) -> dict[str, Any]:
             raise ValueError(
                 f"resume: {path} must tell its {name} as a number, got {meta.get(name)!r}"
             )
-    return content
 
 
-def newest_good(folder: Path, since_s: float = 0.0) -> Found | None:
+def newest_good(folder: Path, job_started_s: float | None = None) -> Found | None:
     """The newest checkpoint of ``folder`` that can be read whole; None where there is none.
 
     Args:
         folder: work directory.
-        since_s: older files do not count; seconds since 1970.
+        job_started_s: only what the job wrote that started then counts, by its own word: the clock
+            of a file server may be another.
 
     Raises:
         ValueError: there are some, and none of them can be read: to start anew is the user's to
             choose.
     """
     refused: list[str] = []
-    for path in candidates(folder, since_s):
+    for path in candidates(folder):
         try:
-            return Found(path, read_resumable(path), tuple(refused))
+            content = checkpoint.read(path)
+            if job_started_s is not None and content["meta"].get(JOB_STARTED) != job_started_s:
+                continue
+            _check_resumable(path, content)
+            return Found(path, content, tuple(refused))
         except (ValueError, FileNotFoundError) as error:
             refused.append(str(error))
     if refused:

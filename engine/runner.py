@@ -1,7 +1,8 @@
 """mmengine's Runner with AnyBEV's checkpoints and data loaders."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,11 @@ from anybev.engine.pretrained import load_pretrained
 from anybev.engine.registry import RUNNERS
 from anybev.engine.seeding import rng_state, set_rng_state
 from anybev.engine.stopping import ShieldedWorker, end_with_parent
+from anybev.engine.worker_errors import BATCH_TIMEOUT_S
 
 # What CheckpointHook keeps between runs: the best checkpoint so far, and those to delete later.
 _HOOK_FACTS = ("best_", "keep_ckpt_ids")
+_LR_RATIO = "lr_ratio"  # in a checkpoint's meta: its learning rates over the config's
 
 
 def collate_batch(samples: Sequence[Sample]) -> dict[str, Batch]:
@@ -83,14 +86,15 @@ class Runner(MMEngineRunner):
 
     optim_wrapper: Any
     param_schedulers: Any
-    #: In training, a group of all processes that needs no accelerator; None with one process.
+    #: While it runs, a group of all processes that needs no accelerator; None with one process.
     hosts: ProcessGroup | None = None
+    _lr_ratio = 1.0  # learning rates over the config's, as --auto-scale-lr has it
     _may_lack: tuple[str, ...] = ()  # parts that a checkpoint may lack: in training alone
 
     def setup_env(self, env_cfg: dict[str, Any]) -> None:
         """As mmengine's; several processes also without an accelerator."""
         if self.launcher == "pytorch":
-            end_with_parent()
+            end_with_parent(envs.job_launcher())
         if distributed.joins_by_itself(self.launcher):
             distributed.join(env_cfg.get("dist_cfg", {}))
         super().setup_env(env_cfg)
@@ -133,7 +137,7 @@ class Runner(MMEngineRunner):
         if base is None:
             return
         if (auto_scale_lr or {}).get("enable"):
-            ratio = batch / base
+            self._lr_ratio = ratio = batch / base
             before, after = global_batch.scale_optimizer(optim_wrapper.optimizer, ratio)
             self.param_schedulers, changed = global_batch.scale_schedulers(
                 self.param_schedulers, ratio
@@ -174,6 +178,8 @@ class Runner(MMEngineRunner):
             if isinstance(sampler, Mapping) and sampler.get("type") == "EpochSampler":
                 size = dataloader["batch_size"]  # the loader's decides, wherever it was set
                 dataloader["sampler"] = {**sampler, "batch_size": size}
+            if dataloader.get("num_workers"):
+                dataloader.setdefault("timeout", BATCH_TIMEOUT_S)
         loader: DataLoader = MMEngineRunner.build_dataloader(dataloader, seed, diff_rank_seed)
         loader.generator = torch.Generator().manual_seed(seed or 0)
         loader.worker_init_fn = ShieldedWorker(loader.worker_init_fn)
@@ -231,6 +237,9 @@ class Runner(MMEngineRunner):
         record.setdefault("epoch", self.epoch + 1 if by_epoch else self.epoch)
         record.setdefault("iter", self.iter if by_epoch else self.iter + 1)
         record.update(seed=self.seed, experiment_name=self.experiment_name)
+        record[_LR_RATIO] = self._lr_ratio
+        if (started_s := envs.job_started_s()) is not None:
+            record[newest.JOB_STARTED] = started_s
         facts = self.message_hub.runtime_info
         state: dict[str, Any] = {
             "rng": generators,
@@ -256,13 +265,29 @@ class Runner(MMEngineRunner):
             MachineError: the disk is full.
         """
         self._may_lack = tuple(self.cfg.get("load_from_may_lack") or ())
+        with self._named_failures():
+            model: nn.Module = super().train()
+        return model
+
+    def test(self) -> dict[str, float]:
+        """As mmengine's.
+
+        Raises:
+            LostRankError: another process went away, or did not answer in time.
+            MachineError: the disk is full.
+        """
+        with self._named_failures():
+            metrics: dict[str, float] = super().test()
+        return metrics
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
         timeout_s = self.cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
         with (
             name_lost_ranks(timeout_s) as self.hosts,
             checkpoints.name_full_disk(Path(self.work_dir)),
         ):
-            model: nn.Module = super().train()
-        return model
+            yield
 
     def _init_model_weights(self) -> None:
         """Fill the parts that start from pretrained weights; a resumed run needs no such file."""
@@ -288,16 +313,16 @@ class Runner(MMEngineRunner):
         """
         if self._has_loaded:
             return
-        if envs.job_round() > 1 and self._continue_newest(envs.job_started_s() or 0.0):
+        if envs.job_round() > 1 and self._continue_newest(envs.job_started_s()):
             return
         if not self._resume or self._load_from is not None:
             super().load_or_resume()
         elif not self._continue_newest():
             self.logger.info("no checkpoint in %s to resume from: training begins", self.work_dir)
 
-    def _continue_newest(self, since_s: float = 0.0) -> bool:
+    def _continue_newest(self, job_started_s: float | None = None) -> bool:
         """Continue from the newest whole checkpoint of node 0's work directory, if there is one."""
-        found = _everywhere(lambda: newest.newest_good(Path(self.work_dir), since_s))
+        found = _everywhere(lambda: newest.newest_good(Path(self.work_dir), job_started_s))
         if found is None:
             return False
         for reason in found.refused:
@@ -316,6 +341,24 @@ class Runner(MMEngineRunner):
         path = Path(filename)
         self._continue(path, _everywhere(lambda: newest.read_resumable(path)))
 
+    def _tell_rates(self, saved: float | None) -> None:
+        """Say which learning rates hold after a resume: the checkpoint's, whatever was asked for.
+
+        Args:
+            saved: of the checkpoint, over the config's; None where it does not tell.
+        """
+        rates = sorted({float(group["lr"]) for group in self.optim_wrapper.optimizer.param_groups})
+        listed = ", ".join(f"{rate:g}" for rate in rates)
+        self.logger.info("learning rate: %s, of the checkpoint", listed)
+        if saved is not None and saved != self._lr_ratio:
+            self.logger.warning(
+                "the checkpoint's learning rates are the config's x %g and stay so; the flags say "
+                "x %g: --auto-scale-lr counts where a training begins",
+                saved,
+                self._lr_ratio,
+            )
+            self._lr_ratio = saved
+
     def _continue(self, filename: Path, loaded: Mapping[str, Any]) -> None:
         state = loaded["state"]
         checkpoints.fill(self.detector, loaded["state_dict"], filename)
@@ -324,6 +367,7 @@ class Runner(MMEngineRunner):
         loop.dataloader.sampler.load_state_dict(state["sampler"])
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         self.optim_wrapper.load_state_dict(state["optimizer"])
+        self._tell_rates(loaded["meta"].get(_LR_RATIO))
         if "param_schedulers" in state:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
             for scheduler, saved in zip(

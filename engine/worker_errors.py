@@ -11,8 +11,11 @@ from torch.utils.data import DataLoader
 
 from anybev.envs import MachineError
 
+#: How long a batch is waited for, unless the loader's ``timeout`` says otherwise.
+BATCH_TIMEOUT_S = 600
 # What torch's handler of SIGCHLD raises, wherever the training stands at that moment.
 _KILLED = re.compile(r"DataLoader worker \(pid\(?s?\)? ?(\d+)\) (.*?)\.? *$", re.M)
+_TIMED_OUT = "DataLoader timed out"
 _CAUGHT = re.compile(r"Caught (\w+) in DataLoader worker process (\d+)\.")
 
 
@@ -20,7 +23,7 @@ def batches(loader: DataLoader) -> Iterator[Any]:
     """The batches of a loader; the error of a worker names the worker and its samples.
 
     Raises:
-        MachineError: a worker was killed.
+        MachineError: a worker was killed, or does not answer within the loader's ``timeout``.
         Exception: what a worker raised, of its own type and text.
     """
     indices = _indices(loader)
@@ -40,6 +43,8 @@ def batches(loader: DataLoader) -> Iterator[Any]:
             named = f"sample(s) {', '.join(map(str, samples))}" if samples else "unknown samples"
             if died is not None:
                 raise MachineError(_obituary(workers, died, named)) from error
+            if str(error).startswith(_TIMED_OUT):
+                raise MachineError(_silence(workers, number, loader.timeout, named)) from error
             raised = _as_raised(error, named)
             if raised is None:
                 raise
@@ -94,6 +99,15 @@ def _obituary(workers: list[Any], number: int, named: str) -> str:
         f"data loader: worker {number} of {len(workers)} (pid {workers[number].pid}) must live as "
         f"long as training does, got {how} while it was to load {named}; try fewer workers or a "
         "smaller batch where memory ran out"
+    )
+
+
+def _silence(workers: list[Any], number: int, timeout_s: float, named: str) -> str:
+    place = number % len(workers)  # batches go round
+    return (
+        f"data loader: worker {place} of {len(workers)} (pid {workers[place].pid}) must give a "
+        f"batch within {timeout_s:g} s, got nothing while it was to load {named}; try the disk it "
+        "reads from, or a longer timeout of the data loader"
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anybev import envs
-from anybev.engine import distributed, newest
+from anybev.engine import checkpoint, distributed, newest
 from anybev.testing.processes import TOOLS, Job
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
 from anybev.testing.tolerances import tolerances
@@ -77,14 +77,20 @@ def test_several_nodes_use_the_interface_of_the_first(monkeypatch: pytest.Monkey
 
 
 def test_a_restart_takes_this_jobs_checkpoints(tmp_path: Path) -> None:
-    old, new = tmp_path / "epoch_9.pth", tmp_path / "epoch_1.pth"
-    for path, written_s in ((old, 1000.0), (new, 2000.0)):
-        path.touch()
+    old, new, bare = (tmp_path / f"epoch_{number}.pth" for number in (9, 1, 3))
+    state = {"sampler": {}, "optimizer": {}}
+    # The file server's clock is an hour behind for one and ahead for the other.
+    for path, job_s, written_s in ((old, 1000.0, 5600.0), (new, 2000.5, 1.0)):
+        meta = {"epoch": 1, "iter": 4, newest.JOB_STARTED: job_s}
+        checkpoint.save(path, {}, meta=meta, state=state)
         os.utime(path, (written_s, written_s))
+    checkpoint.save(bare, {"weight": torch.zeros(1)})  # of no job, without a training's state
     (tmp_path / newest.POINTER).write_text(str(old))
-    assert newest.candidates(tmp_path) == [old, new]
-    assert newest.candidates(tmp_path, since_s=1500.0) == [new]
-    assert newest.newest_good(tmp_path, since_s=3000.0) is None
+    assert newest.candidates(tmp_path)[0] == old
+    found = newest.newest_good(tmp_path, 2000.5)
+    assert found is not None
+    assert (found.path, found.refused) == (new, ())
+    assert newest.newest_good(tmp_path, 3000.0) is None
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", None), ("12.5", 12.5)])

@@ -52,7 +52,11 @@ def be_told_to_stop() -> None:
     time.sleep(0.2)
 
 
-def loader(odd: int, act, workers: int = 2) -> DataLoader:
+def sleep() -> None:
+    time.sleep(120)
+
+
+def loader(odd: int, act, workers: int = 2, timeout_s: float = 0) -> DataLoader:
     data = Numbers(odd, act)
     sampler = EpochSampler(8, shuffle=False)
     return DataLoader(
@@ -60,9 +64,22 @@ def loader(odd: int, act, workers: int = 2) -> DataLoader:
         2,
         sampler=sampler,
         num_workers=workers,
+        timeout=timeout_s,
         worker_init_fn=ShieldedWorker(None),
         multiprocessing_context="fork" if workers else None,
     )
+
+
+def test_a_worker_that_hangs_is_named_in_time() -> None:
+    began, seen = time.monotonic(), []
+    message = (
+        r"data loader: worker 1 of 2 \(pid \d+\) must give a batch within 10 s, got "
+        r"nothing while it was to load sample\(s\) 6, 7; try"
+    )
+    with pytest.raises(MachineError, match=message):
+        seen.extend(batches(loader(6, sleep, timeout_s=10)))
+    assert [batch.tolist() for batch in seen] == [[0, 1], [2, 3], [4, 5]]
+    assert time.monotonic() - began < 100
 
 
 @pytest.mark.parametrize(

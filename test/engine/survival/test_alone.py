@@ -1,5 +1,6 @@
 """A run of one process that is told to stop, and goes on bit for bit."""
 
+import re
 import signal
 from pathlib import Path
 
@@ -28,13 +29,16 @@ def test_sigterm_saves_the_step_and_the_resumed_run_is_bit_equal(
         assert "SIGTERM: this step is finished and saved" in job.output()
     saved = Path((stopped / "last_checkpoint").read_text())
     assert saved.name == "stopped.pth"
-    step = checkpoint.read(saved)["meta"]["iter"]
+    meta = checkpoint.read(saved)["meta"]
+    step = meta["iter"]
+    assert meta["lr_ratio"] == 1
     assert 2 <= step < 5
     (stopped / ".epoch_9.pth.1.part").write_bytes(b"half")
     resume = arguments(synthetic_root, stopped, "--resume", more=BY_EPOCH)
     with Job(resume, stopped / "resumed.txt") as job:
         assert job.finish(300) == 0, job.output()[-2000:]
         assert f"resumed {saved}: epoch 1, iteration {step}" in job.output()
+        assert re.search(r"learning rate: [\d.e-]+, of the checkpoint", job.output())
         assert "removed" in job.output()
     assert_same_training(whole / "epoch_2.pth", stopped / "epoch_2.pth")
     assert sorted(path.name for path in stopped.glob("*.pth")) == ["epoch_1.pth", "epoch_2.pth"]
