@@ -15,6 +15,8 @@ from anybev.datasets.infos import FrameInfo, load_infos, parse_frames
 from anybev.datasets.sample import CameraView, Sample, SampleKey
 from anybev.datasets.sampling import sample_rng
 from anybev.datasets.transforms.base import Compose, Transform
+from anybev.datasets.transforms.images import BEVLoadMultiViewImageFromFiles
+from anybev.datasets.transforms.loading import LoadPointsFromFile
 
 _log = logging.getLogger(__name__)
 _DATA_PREFIX = {"pts": "samples/LIDAR_TOP", "sweeps": "sweeps/LIDAR_TOP"}
@@ -84,7 +86,8 @@ class NuScenesDataset(Dataset[Sample]):
         use_camera = _check_modality(modality, cameras)
         infos = load_infos(self.ann_file)
         prefix = {**_DATA_PREFIX, **(data_prefix or {})}
-        self.metainfo: dict[str, Any] = infos["metainfo"]
+        #: The info file's; ``loading`` is what finding and reading a frame's files again takes.
+        self.metainfo: dict[str, Any] = infos["metainfo"] | {"loading": self._loading(prefix)}
         self.frames = parse_frames(
             infos,
             self.classes,
@@ -111,6 +114,16 @@ class NuScenesDataset(Dataset[Sample]):
             return str(self.data_root / below)
 
         return folder
+
+    def _loading(self, prefix: Mapping[str, str]) -> dict[str, Any]:
+        steps = self.pipeline.transforms
+        points = [step for step in steps if isinstance(step, LoadPointsFromFile)]
+        pictures = [step for step in steps if isinstance(step, BEVLoadMultiViewImageFromFiles)]
+        return {
+            "data_prefix": dict(prefix),
+            "load_dim": points[0].load_dim if points else 5,
+            "upright": any(step.upright for step in pictures),
+        }
 
     def __len__(self) -> int:
         return len(self.frames)

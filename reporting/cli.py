@@ -49,7 +49,7 @@ def report(
     from rich.console import Console
 
     from anybev.reporting.progress import progress_bar
-    from anybev.reporting.report import Options, write_report
+    from anybev.reporting.report import Options, show, write_report
     from anybev.reporting.run import read_runs
     from anybev.reporting.status import plain
     from anybev.reporting.summary import to_json
@@ -71,12 +71,13 @@ def report(
     page = out or runs[0] / "report.html"
     if page.is_dir():
         raise ValueError(f"report: --out must be a file to write, got the folder {page}")
-    missing = write_report(found, page, options, progress=progress_bar)
+    shown = show(found, options, progress_bar)
+    missing = write_report(found, page, options, shown=shown, progress=progress_bar)
     written = [page]
     if rerun is not None:
         from anybev.reporting.rerun_export import write_rerun
 
-        write_rerun(found, rerun, options, progress=progress_bar)
+        write_rerun(found, rerun, options, shown=shown, progress=progress_bar)
         written.append(rerun)
     if as_json:
         click.echo(json.dumps(plain(to_json(found) | {"files": written, "missing": missing})))
@@ -95,5 +96,7 @@ def _print_linearity(runs: Sequence[Path], allow_differences: bool, as_json: boo
 
 
 def _say(start: str, texts: Sequence[str]) -> None:
+    from anybev.reporting.tables import printable
+
     for text in texts:
-        click.echo(f"{start}{text}", err=True)
+        click.echo(f"{start}{printable(text)}", err=True)

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from anybev.datasets.images.decode import read_image
-from anybev.datasets.infos import FrameInfo, load_infos, parse_frames
+from anybev.datasets.infos import FrameInfo, InfoError, load_infos, parse_frames
 from anybev.datasets.points import read_points
 from anybev.datasets.predictions import load_predictions
 from anybev.reporting.run import number, read_json
 from anybev.reporting.scene import Scene, SceneCamera
 
 Found = tuple[np.ndarray, np.ndarray, np.ndarray]
+_MOST_DIGITS = 9  # of an index; int() refuses thousands of them with a text of its own
+_LOAD_DIM = 5
 
 
 class FramesError(ValueError):
     """The frames of a run cannot be shown; the message says why and what helps."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How an evaluation found and read its frames' files.
+
+    Attributes:
+        data_prefix: folders below the data root: ``pts``, ``img`` or a camera's channel.
+        load_dim: numbers in a row of a point file.
+        upright: pictures were turned as their EXIF orientation says.
+    """
+
+    data_prefix: Mapping[str, str] = field(default_factory=dict)
+    load_dim: int = _LOAD_DIM
+    upright: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,8 @@ class Frames:
         infos: frame token -> its entry of the info file.
         predictions: frame token -> boxes, scores and labels.
         data_root: where points and pictures are looked for.
+        loading: how.
+        notes: what is missing in all frames.
     """
 
     classes: Sequence[str]
@@ -39,30 +60,22 @@ class Frames:
     infos: Mapping[str, FrameInfo]
     predictions: Mapping[str, Found]
     data_root: Path
+    loading: Loading = field(default_factory=Loading)
+    notes: Sequence[str] = ()
 
     @property
     def tokens(self) -> list[str]:
         """Frames in the order of the info file."""
         return [token for token in self.infos if token in self.predictions]
 
-    def chosen(self, names: Sequence[str]) -> list[str]:
-        """Tokens of frames that are named by token or by index.
-
-        Raises:
-            ValueError: there is no such frame.
-        """
-        tokens, known = [], self.tokens
-        for name in names:
-            if name in self.infos and name in self.predictions:
-                tokens.append(name)
-            elif name.lstrip("-").isdecimal() and 0 <= int(name) < len(known):
-                tokens.append(known[int(name)])
-            else:
-                raise ValueError(
-                    f"report: --frames must be tokens or indices in 0..{len(known) - 1}, got "
-                    f"{name!r}"
-                )
-        return list(dict.fromkeys(tokens))
+    def find(self, name: str) -> str | None:
+        """The token of the frame of that token or index; None where there is no such frame."""
+        if name in self.infos and name in self.predictions:
+            return name
+        known = self.tokens
+        if name.isdecimal() and len(name) <= _MOST_DIGITS and int(name) < len(known):
+            return known[int(name)]
+        return None
 
     def in_range(self, token: str, boxes: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """(N,) which boxes lie within the range in which their class is scored."""
@@ -83,14 +96,15 @@ class Frames:
         info, notes = self.infos[token], []
         points = np.zeros((0, 3), np.float32)
         try:
-            points = read_points(self._file(info.lidar_path, "LIDAR_TOP")).points
+            path = self._file(info.lidar_path, "LIDAR_TOP", "pts")
+            points = read_points(path, load_dim=self.loading.load_dim).points
         except (OSError, ValueError) as error:
             notes.append(f"no points: {error}")
         cameras = []
         for camera in info.cameras:
             try:
-                path = self._file(camera.path, camera.channel)
-                image = read_image(path, upright=False, what=camera.channel)
+                path = self._file(camera.path, camera.channel, camera.channel, "img")
+                image = read_image(path, upright=self.loading.upright, what=camera.channel)
             except (OSError, ValueError) as error:
                 notes.append(f"no picture: {error}")
             else:
@@ -111,9 +125,11 @@ class Frames:
         )
         return scene, notes
 
-    def _file(self, name: str, channel: str) -> Path:
-        """Where nuScenes keeps a file of that channel, else beside the info file."""
-        usual = self.data_root / "samples" / channel / name
+    def _file(self, name: str, channel: str, *prefixes: str) -> Path:
+        """Where the evaluation or nuScenes keeps a file of that channel, else in the root."""
+        known = self.loading.data_prefix
+        below = next((known[key] for key in prefixes if key in known), f"samples/{channel}")
+        usual = self.data_root / below / name
         beside = self.data_root / name
         return beside if not usual.is_file() and beside.is_file() else usual
 
@@ -146,21 +162,11 @@ def open_frames(evaluation_dir: Path, data_root: Path | None = None) -> Frames:
         )
     classes = [str(name) for name in source["classes"]]
     try:
-        infos = load_infos(ann_file)
-        frames_found = infos["data_list"]
-        has_images = all(isinstance(f, dict) and f.get("images") for f in frames_found)
-        parsed = parse_frames(
-            infos,
-            classes,
-            source=ann_file,
-            pts_prefix="",
-            sweeps_prefix="",
-            image_folder=(lambda channel: "") if has_images else None,
-        )
+        state = ann_file.stat()
+        frames, notes = _parsed(ann_file, state.st_mtime_ns, state.st_size, tuple(classes))
         predictions = load_predictions(found_file)
     except (OSError, ValueError) as error:
         raise FramesError(str(error)) from error
-    frames = {frame.token: frame for frame in parsed}
     absent = [token for token in predictions if token not in frames]
     if absent:
         raise FramesError(
@@ -176,6 +182,52 @@ def open_frames(evaluation_dir: Path, data_root: Path | None = None) -> Frames:
         infos=frames,
         predictions=predictions,
         data_root=root,
+        loading=_loading(source.get("loading")),
+        notes=notes,
+    )
+
+
+@lru_cache(maxsize=2)  # runs that are compared share their info file
+def _parsed(
+    ann_file: Path, mtime_ns: int, size: int, classes: tuple[str, ...]
+) -> tuple[Mapping[str, FrameInfo], tuple[str, ...]]:
+    """Frames of an info file by token, and what is missing in them.
+
+    Time and size only tell a file that was written again from the one before.
+    """
+    infos = load_infos(ann_file)
+    has_images = any(isinstance(f, dict) and f.get("images") for f in infos["data_list"])
+
+    def parse(with_images: bool) -> Mapping[str, FrameInfo]:
+        frames = parse_frames(
+            infos,
+            classes,
+            source=ann_file,
+            pts_prefix="",
+            sweeps_prefix="",
+            image_folder=(lambda channel: "") if with_images else None,
+        )
+        return {frame.token: frame for frame in frames}
+
+    try:
+        return parse(has_images), ()
+    except InfoError as error:
+        if not has_images:
+            raise
+        # What is wrong with a camera leaves points and boxes; anything else is raised again.
+        return parse(False), (f"no pictures: {error}",)
+
+
+def _loading(found: Any) -> Loading:
+    """What an evaluation noted; the defaults for older ones and for what has another form."""
+    if not isinstance(found, dict):
+        return Loading()
+    prefix, load_dim = found.get("data_prefix"), found.get("load_dim")
+    pairs = prefix.items() if isinstance(prefix, dict) else ()
+    return Loading(
+        data_prefix={str(key): value for key, value in pairs if isinstance(value, str)},
+        load_dim=load_dim if type(load_dim) is int and load_dim >= 3 else _LOAD_DIM,
+        upright=found.get("upright") is True,
     )
 
 

@@ -48,7 +48,7 @@ def write_pictures(
     count = min(limit, len(tokens)) if limit else len(tokens)
     wanted = [index * len(tokens) // count for index in range(count)]
     written: list[Path] = []
-    missing: list[str] = []
+    missing = list(frames.notes)
     with progress("pictures") as update:
         for done, index in enumerate(wanted, 1):
             scene, notes = frames.scene(tokens[index])

@@ -76,12 +76,27 @@ class Shown:
     notes: list[str] = field(default_factory=list)
 
 
-def show(run: Run, options: Options, progress: Progress = silent) -> Shown:
-    """Score the frames of a run and pick those to draw.
+def show(runs: Sequence[Run], options: Options, progress: Progress = silent) -> list[Shown]:
+    """Score the frames of runs and pick those to draw.
 
     Raises:
-        ValueError: the run has no frame of a name in ``options.frames``.
+        ValueError: no run has a frame of a name in ``options.frames``.
     """
+    shown = [_show(run, options, progress) for run in runs]
+    opened = [part.frames for part in shown if part.frames]
+    if options.frames and not opened:
+        reasons = "; ".join(note for part in shown for note in [*part.run.notes, *part.notes])
+        raise ValueError(f"report: --frames must be frames of an evaluation, got {reasons}")
+    for name in options.frames:
+        if all(frames.find(name) is None for frames in opened):
+            last = max(len(frames.tokens) for frames in opened) - 1
+            raise ValueError(
+                f"report: --frames must be tokens or indices in 0..{last}, got {name!r}"
+            )
+    return shown
+
+
+def _show(run: Run, options: Options, progress: Progress) -> Shown:
     if run.evaluation_dir is None:
         return Shown(run)
     try:
@@ -91,7 +106,10 @@ def show(run: Run, options: Options, progress: Progress = silent) -> Shown:
     with progress(f"frames of {run.name}") as update:
         assessment = assess(frames, options.score_threshold, update)
     by_token = {frame.token: frame for frame in assessment.frames}
-    picked = [("chosen", by_token[token]) for token in frames.chosen(options.frames)]
+    found = {name: frames.find(name) for name in options.frames}
+    notes = [*frames.notes, *(f"no frame {name}" for name, token in found.items() if token is None)]
+    chosen = dict.fromkeys(token for token in found.values() if token is not None)
+    picked = [("chosen", by_token[token]) for token in chosen]
     taken = {frame.token for _, frame in picked}
     for why, ranked in (
         ("best", assessment.best(options.best)),
@@ -100,7 +118,7 @@ def show(run: Run, options: Options, progress: Progress = silent) -> Shown:
         new = [frame for frame in ranked if frame.token not in taken]
         picked += [(why, frame) for frame in new]
         taken.update(frame.token for frame in new)
-    return Shown(run, frames, assessment, picked)
+    return Shown(run, frames, assessment, picked, notes)
 
 
 def write_report(
@@ -108,6 +126,7 @@ def write_report(
     out: Path,
     options: Options | None = None,
     *,
+    shown: Sequence[Shown] | None = None,
     progress: Progress = silent,
 ) -> list[str]:
     """Write the page.
@@ -116,6 +135,7 @@ def write_report(
         runs: from ``read_runs``; differences are to the first.
         out: HTML file to write.
         options: what to show.
+        shown: what ``show`` made of runs and options, if it is there already.
         progress: shows how far the long parts are.
 
     Returns:
@@ -125,10 +145,7 @@ def write_report(
         ValueError: a wanted frame is in none of the runs' evaluations.
     """
     options = options or Options()
-    shown = [show(run, options, progress) for run in runs]
-    if options.frames and not any(part.frames for part in shown):
-        reasons = "; ".join(note for part in shown for note in [*part.run.notes, *part.notes])
-        raise ValueError(f"report: --frames must be frames of an evaluation, got {reasons}")
+    shown = show(runs, options, progress) if shown is None else shown
     drawn = _draw_all(shown, options, progress)
     missing = [
         f"{part.run.name}: {note}" for part in shown for note in [*part.run.notes, *part.notes]

@@ -22,6 +22,11 @@ def _number(value: Any) -> str:
     return f"{value:.3f}"
 
 
+def printable(text: str) -> str:
+    """Text from files without control characters, which could rewrite a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned by spaces: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anybev.datasets.validate.findings import Report
+from anybev.reporting.tables import printable
 
 _EXAMPLE_WIDTH = 200
 
@@ -21,7 +22,7 @@ def validation_table(report: Report) -> str:
                 row.check.severity if row.found else "ok",
                 f"{row.looked} {row.check.unit}",
                 str(row.found),
-                _printable(example) if row.found else f"({example})",
+                printable(example) if row.found else f"({example})",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -41,12 +42,7 @@ def validation_table(report: Report) -> str:
     errors, warnings = report.count("error"), report.count("warning")
     verdict = f"{errors} errors, {warnings} warnings" if errors or warnings else "nothing found"
     lines.append("")
-    lines += [f"note: {_printable(note)}" for note in report.notes]
+    lines += [f"note: {printable(note)}" for note in report.notes]
     sources = ", ".join(report.sources) or "nothing"
     lines.append(f"{report.root}: {verdict} in {sources} ({report.depth}, {report.seconds:.1f} s)")
     return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    """Text from files without control characters, which could rewrite a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in text)

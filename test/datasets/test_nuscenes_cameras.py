@@ -98,6 +98,12 @@ def test_every_frame_has_the_order_of_the_first(rig):
     assert [v.channel for v in rig.dataset()[3].cameras] == list(CHANNELS)
 
 
+def test_what_finding_the_files_again_takes_is_noted(rig):
+    loading = rig.dataset(data_prefix={"img": "cams"}).metainfo["loading"]
+    prefix = {"pts": "samples/LIDAR_TOP", "sweeps": "sweeps/LIDAR_TOP", "img": "cams"}
+    assert loading == {"data_prefix": prefix, "load_dim": 5, "upright": False}
+
+
 def test_folders_follow_the_prefix(rig):
     folders = {"CAM_FRONT": "elsewhere", "img": ""}
     cameras = rig.dataset(data_prefix=folders).frames[0].cameras

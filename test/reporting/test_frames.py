@@ -12,7 +12,7 @@ from anybev.datasets.infos import CATEGORIES, load_infos, write_pickle
 from anybev.datasets.predictions import save_predictions
 from anybev.datasets.sample import Detections
 from anybev.reporting.frame_scores import assess, average_precision, match
-from anybev.reporting.frames import Frames, FramesError, open_frames
+from anybev.reporting.frames import Frames, FramesError, Loading, open_frames
 from anybev.reporting.pictures import write_pictures
 from anybev.testing.run_folder import write_data, write_run
 
@@ -35,11 +35,66 @@ def test_a_scene_has_everything_in_the_lidar_frame(frames: Frames) -> None:
     assert (u / depth, v / depth) == pytest.approx((80 + 100 / 12, 45))
 
 
-def test_frames_are_chosen_by_token_or_index(frames: Frames) -> None:
-    assert frames.chosen(["frame2", "0", "2"]) == ["frame2", "frame0"]
-    for name in ("4", "-1", "frame9"):
-        with pytest.raises(ValueError, match=rf"--frames must be tokens or indices.*'{name}'"):
-            frames.chosen([name])
+def test_frames_are_found_by_token_or_index(frames: Frames) -> None:
+    assert [frames.find(name) for name in ("frame2", "0", "2")] == ["frame2", "frame0", "frame2"]
+    for name in ("4", "-1", "--1", "frame9", "", "9" * 5000):
+        assert frames.find(name) is None
+
+
+def test_files_are_read_as_the_evaluation_read_them(tmp_path: Path) -> None:
+    """Folders, numbers in a row and turned pictures of the config; those of older runs."""
+    run = write_run(tmp_path / "run", write_data(tmp_path / "data"))
+    folder, samples = run / SCORED, tmp_path / "data" / "samples"
+    np.ones((50, 4), np.float32).tofile(samples / "LIDAR_TOP" / "0.bin")
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (160, 90)).save(samples / "CAM_FRONT" / "0.jpg", exif=exif)
+    (samples / "LIDAR_TOP").rename(tmp_path / "data" / "velo")
+    (samples / "CAM_FRONT").rename(tmp_path / "data" / "front")
+    assert len(open_frames(folder).scene("frame0")[1]) == 2
+    source = json.loads((folder / "source.json").read_text())
+    loading = {"data_prefix": {"pts": "velo", "CAM_FRONT": "front"}, "load_dim": 4, "upright": True}
+    (folder / "source.json").write_text(json.dumps(source | {"loading": loading}))
+    scene, notes = open_frames(folder).scene("frame0")
+    assert notes == []
+    assert scene.points_lidar_m.shape == (50, 4)
+    assert [camera.image.shape for camera in scene.cameras] == [(160, 90, 3), (90, 160, 3)]
+    odd = {"data_prefix": {"pts": 5}, "load_dim": "4", "upright": 1}
+    for value in (odd, 5):
+        (folder / "source.json").write_text(json.dumps(source | {"loading": value}))
+        assert open_frames(folder).loading == Loading()
+
+
+@pytest.mark.parametrize("damage", ["missing", "placeholder"])
+def test_a_camera_that_is_not_whole_leaves_points_and_boxes(tmp_path: Path, damage: str) -> None:
+    ann_file = write_data(tmp_path / "data")
+    run = write_run(tmp_path / "run", ann_file)
+    infos = load_infos(ann_file)
+    images = infos["data_list"][2]["images"]
+    if damage == "missing":
+        del images["CAM_BACK"]
+    else:
+        images["CAM_BACK"] = {"img_path": None}
+    write_pickle(ann_file, infos)
+    frames = open_frames(run / SCORED)
+    (note,) = frames.notes
+    assert note.startswith("no pictures: infos: ")
+    assert "CAM_BACK" in note
+    scene, notes = frames.scene("frame0")
+    assert (len(scene.points_lidar_m), len(scene.true_boxes_lidar)) == (200, 1)
+    assert (scene.cameras, notes) == ([], [])
+    assert write_pictures(run / SCORED, tmp_path / "out", limit=1)[1] == [note]
+
+
+def test_runs_share_their_info_file(tmp_path: Path) -> None:
+    ann_file = write_data(tmp_path / "data")
+    first, second = (open_frames(write_run(tmp_path / n, ann_file) / SCORED) for n in "ab")
+    assert first.infos is second.infos
+    infos = load_infos(ann_file)
+    infos["data_list"][0]["instances"] = []
+    write_pickle(ann_file, infos)
+    again = open_frames(tmp_path / "a" / SCORED)
+    assert len(again.infos["frame0"].boxes_lidar) == 0
 
 
 def test_a_range_that_is_no_number_limits_nothing(run_folder: Path) -> None:

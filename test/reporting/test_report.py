@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anybev.datasets.predictions import save_predictions
 from anybev.reporting.html import Html, page, table, tag
-from anybev.reporting.report import Options, write_report
+from anybev.reporting.report import Options, show, write_report
 from anybev.reporting.run import read_runs
-from anybev.testing.run_folder import NOTE, write_data, write_run
+from anybev.testing.run_folder import NOTE, detections, write_data, write_run
 
 HOSTILE = ("<script>alert(1)</script>", "\"' onload=x & $\\frac{ _")
 _VOID = {"img", "input", "meta"}
@@ -142,6 +143,30 @@ def test_names_from_files_stay_text(tmp_path: Path) -> None:
     svgs = [base64.b64decode(image.partition(",")[2]) for image in read.images if "svg" in image]
     assert svgs
     assert all(b"<script" not in content for content in svgs)
+
+
+def test_a_frame_of_one_run_alone_is_drawn_there(tmp_path: Path, ann_file: Path) -> None:
+    fewer = write_data(tmp_path / "fewer", frames=2)
+    runs = read_runs([write_run(tmp_path / "whole", ann_file), write_run(tmp_path / "part", fewer)])
+    found = detections(2)
+    save_predictions(tmp_path / "part/20260101_000000/nuscenes/predictions.npz", found)
+    options = Options(frames=["frame3", "1"], best=0, worst=0)
+    assert write_report(runs, tmp_path / "r.html", options) == ["part: no frame frame3"]
+    text = Page((tmp_path / "r.html").read_text()).text
+    assert text.count("chosen: frame3") == 1
+    assert text.count("chosen: frame1") == 2
+    with pytest.raises(ValueError, match=r"must be tokens or indices in 0\.\.3, got '--1'"):
+        show(runs, Options(frames=["--1"]))
+
+
+def test_frames_that_were_scored_already_are_not_scored_again(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, options = read_runs([run_folder]), Options(best=1, worst=0)
+    shown = show(runs, options)
+    monkeypatch.delattr("anybev.reporting.report.assess")
+    assert write_report(runs, tmp_path / "r.html", options, shown=shown) == []
+    assert "best: frame0" in (tmp_path / "r.html").read_text()
 
 
 def test_a_run_that_was_not_scored_has_its_curves(run_folder: Path, tmp_path: Path) -> None:

@@ -46,6 +46,16 @@ def test_markup_in_names_stays_text(run_folder: Path) -> None:
     assert "\x1b[31m" not in result.stdout
 
 
+def test_notes_from_files_cannot_rewrite_a_terminal(run_folder: Path, ann_file: Path) -> None:
+    source = run_folder / "20260101_000000/nuscenes/source.json"
+    content = json.loads(source.read_text())
+    source.write_text(json.dumps(content | {"ann_file": "gone\x1b[31m"}))
+    result = report(run_folder, "--best", 0, "--worst", 0)
+    assert result.exit_code == 0, result.output
+    assert "no gone?[31m" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
