@@ -81,6 +81,7 @@ class Calibration:
         categories: the info file's category names to ids.
         timestamp_s: of the frame, as the sweeps count.
         sweeps: earlier sweeps that an info file lists, nearest first; their paths are bare names.
+        index: place of the frame in an info file, 0 elsewhere.
     """
 
     source: str
@@ -92,6 +93,7 @@ class Calibration:
     categories: Mapping[str, int] = field(default_factory=dict)
     timestamp_s: float = 0.0
     sweeps: tuple[SweepInfo, ...] = ()
+    index: int = 0
 
 
 def load_calibration(
@@ -298,6 +300,7 @@ def _from_infos(path: Path, index: int | None, points_file: Path | None) -> Cali
         sweeps=tuple(
             _sweep(path, i, sweep) for i, sweep in enumerate(_list(path, frame, "lidar_sweeps"))
         ),
+        index=index,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,9 +114,10 @@ def _intensity(path: Path, columns: Columns, scale: float | None, notes: list[st
 def find_images(calibration: Calibration, folder: Path, stem: str) -> dict[str, Path]:
     """The picture of every camera.
 
-    A picture belongs to a camera by the calibration's ``image``; else by its stem being the
-    camera's name, or holding it between double underscores as nuScenes' file names do; else by
-    its folder having the camera's name (of several pictures there, the one named like the points).
+    A picture belongs to a camera by the calibration's ``image``, a path below the folder or else a
+    file's name alone; else by its stem being the camera's name, or holding it between double
+    underscores as nuScenes' file names do; else by its folder having the camera's name (of several
+    pictures there, the one named like the points).
 
     Args:
         calibration: which cameras there are.
@@ -160,9 +162,11 @@ def find_images(calibration: Calibration, folder: Path, stem: str) -> dict[str, 
 def _candidates(camera: UserCamera, files: list[Path], folder: Path, stem: str) -> list[Path]:
     name = camera.channel
     if camera.image:
-        wanted = Path(camera.image)
-        named = [path for path in files if path.relative_to(folder) == wanted]
-        return named or [path for path in files if path.name == wanted.name]
+        wanted = Path(os.path.normpath(camera.image))
+        leaves = wanted.is_absolute() or ".." in wanted.parts
+        if not leaves and (folder / wanted).is_file():
+            return [folder / wanted]
+        return [path for path in files if path.name == wanted.name]
     by_stem = [path for path in files if path.stem == name or f"__{name}__" in path.stem]
     if by_stem:
         return by_stem
@@ -189,30 +193,53 @@ def find_sweeps(calibration: Calibration, *folders: Path) -> tuple[SweepInfo, ..
     return tuple(found)
 
 
-def read_image(path: Path, camera: UserCamera) -> np.ndarray:
+def read_image(path: Path, camera: UserCamera, *, upright: bool = False) -> np.ndarray:
     """Decode one picture as the pipeline will, and compare its size with the calibration.
+
+    Args:
+        path: the file.
+        camera: whose it is.
+        upright: turn it as its EXIF orientation says.
 
     Returns:
         (H, W, 3) uint8, RGB.
 
     Raises:
-        ValueError: unreadable, too large, of another size than the calibration says, or the
-            principal point lies outside it.
+        ValueError: unreadable, too large, or of another size than the calibration says.
     """
-    pixels = decode.read_image(path, upright=False, what="images")
+    pixels = decode.read_image(path, upright=upright, what="images")
     height, width, _ = pixels.shape
     if camera.size and camera.size != (width, height):
         raise ValueError(
             f"images: {path} must be {camera.size[0]} x {camera.size[1]} as the calibration of "
             f"{camera.channel} says, got {width} x {height}"
         )
-    u, v = camera.cam2img[0, 2], camera.cam2img[1, 2]
-    if not (0 < u < width and 0 < v < height):
-        raise ValueError(
-            f"images: {path} must be the size that {camera.channel} was calibrated at, got "
-            f"{width} x {height} with its principal point at ({u:.0f}, {v:.0f}), outside"
-        )
     return pixels
+
+
+def image_notes(path: Path, camera: UserCamera, pixels: np.ndarray, *, upright: bool) -> list[str]:
+    """What is odd about a picture, though it may be right.
+
+    Args:
+        path: the file.
+        camera: whose it is.
+        pixels: what ``read_image`` returned.
+        upright: as there.
+    """
+    height, width, _ = pixels.shape
+    u, v = camera.cam2img[0, 2], camera.cam2img[1, 2]
+    notes = []
+    if not (0 < u < width and 0 < v < height):
+        notes.append(
+            f"the principal point of {camera.channel}, ({u:.0f}, {v:.0f}), lies outside its "
+            f"picture of {width} x {height}: right only where the picture was cropped"
+        )
+    if decode.read_header(path).orientation != 1 and not upright:
+        notes.append(
+            f"{path.name} is to be turned, says its EXIF; the config takes it as recorded "
+            "(color_type='color' turns it)"
+        )
+    return notes
 
 
 def to_frame(

@@ -16,7 +16,8 @@ from torch import nn
 from anybev import envs
 from anybev.datasets.infos import IGNORED
 from anybev.datasets.plain_numbers import as_float
-from anybev.datasets.sample import Detections, Sample, collate
+from anybev.datasets.sample import Detections, Sample, SampleKey, collate
+from anybev.datasets.sampling import sample_rng
 from anybev.datasets.transforms.base import Compose, Transform
 from anybev.datasets.user_calibration import Calibration
 from anybev.datasets.user_frame import UserPoints, boxes_to_user, to_frame
@@ -72,7 +73,9 @@ def infer(request: Request) -> Result:
     model = build_detector(config.model)
     checkpoints.load_into(model, request.checkpoint)
     model.to(backend.device()).eval()
-    found, seconds = _predict(model, _sample(frame, steps, request.points), backend, request.amp)
+    seed = dataset.get("seed", config.get("randomness", {}).get("seed")) or 0
+    sample = _sample(frame, steps, request.points, seed)
+    found, seconds = _predict(model, sample, backend, request.amp)
     record = _record(request, frame, found, classes, backend, seconds)
     files = [request.out / "detections.json"]
     write_json(files[0], record)
@@ -125,8 +128,13 @@ def _given(points: UserPoints) -> Transform:
     return fill
 
 
-def _sample(frame: UserFrame, steps: Sequence[dict[str, Any]], points_file: Path | None) -> Sample:
-    """The frame through the config's pipeline, reading of points replaced."""
+def _sample(
+    frame: UserFrame, steps: Sequence[dict[str, Any]], points_file: Path | None, seed: int
+) -> Sample:
+    """The frame through the config's pipeline, reading of points replaced.
+
+    A data set's frame draws what evaluation draws for it: its earlier sweeps.
+    """
     configs.registries()  # registers the transforms
     replaced: dict[str, Callable[[], Transform] | None] = {
         "LoadPointsFromFile": lambda: _given(frame.points),
@@ -142,7 +150,9 @@ def _sample(frame: UserFrame, steps: Sequence[dict[str, Any]], points_file: Path
         elif step_kind(step) not in replaced:
             transforms.append(TRANSFORMS.build(dict(step)))
     info = to_frame(points_file, frame.calibration, frame.images, frame.sweeps)
-    sample = Compose(transforms)(Sample(info.token, 0, frame=info), np.random.default_rng(0))
+    key = SampleKey(0, frame.calibration.index)
+    fresh = Sample(info.token, key.index, key=key, seed=seed, frame=info)
+    sample = Compose(transforms)(fresh, sample_rng(seed, key))
     if sample is None:
         raise ValueError("infer: the pipeline must keep the frame, got it dropped by a transform")
     return sample

@@ -15,6 +15,7 @@ from anybev.datasets.user_frame import (
     UserPoints,
     find_images,
     find_sweeps,
+    image_notes,
     load_points,
     read_image,
     seen_points,
@@ -85,7 +86,9 @@ def read_frame(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[Us
     Raises:
         ValueError, OSError: something is missing or not what it must be.
     """
-    with_images = any(step_kind(step).endswith(_IMAGES) for step in steps)
+    image_steps = [step for step in steps if step_kind(step).endswith(_IMAGES)]
+    with_images = bool(image_steps)
+    upright = any(step.get("color_type") == "color" for step in image_steps)
     with_points = any(step_kind(step).startswith("LoadPoints") for step in steps)
     _check_request(request, with_points, with_images)
     points, notes = UserPoints(np.zeros((0, 5), np.float32), True), []
@@ -118,7 +121,10 @@ def read_frame(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[Us
         if not with_images:
             notes.append(f"{request.config.name} uses lidar alone: pictures are only drawn on")
     by_name = {camera.channel: camera for camera in calibration.cameras}
-    pictures = {name: read_image(path, by_name[name]) for name, path in images.items()}
+    pictures = {}
+    for name, path in images.items():
+        pictures[name] = read_image(path, by_name[name], upright=upright)
+        notes += image_notes(path, by_name[name], pictures[name], upright=upright)
     points = to_model(points, calibration.lidar2model)
     sweeps: tuple[SweepInfo, ...] = ()
     if request.sweeps is not None:

@@ -30,11 +30,18 @@ _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error,
 
 
 class ImageHeader(NamedTuple):
-    """What a file says of its picture before it is decoded; ``format`` is JPEG or PNG."""
+    """What a file says of its picture before it is decoded.
+
+    Attributes:
+        width, height: as recorded.
+        format: JPEG or PNG.
+        orientation: of EXIF: 1 as recorded (or unreadable), 2 to 8 mirrored or turned.
+    """
 
     width: int
     height: int
     format: str
+    orientation: int = 1
 
 
 def check_decoder(name: str, decoder: str) -> Decoder:
@@ -65,7 +72,7 @@ def read_header(
     path = _existing(path, max_pixels, what)
     what = f"{what}: {path}"
     with _naming_damage(what, path.stat().st_size), _open(path, max_pixels, what) as picture:
-        return ImageHeader(*picture.size, str(picture.format))
+        return ImageHeader(*picture.size, str(picture.format), _orientation(picture))
 
 
 def read_image(
@@ -134,6 +141,16 @@ def decode_image(
             if pixels is not None:
                 return pixels
         return _pillow(picture)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF's orientation, from the header alone."""
+    try:
+        # A PNG's own getexif decodes the whole picture for what may follow its pixels.
+        found = Image.Image.getexif(picture).get(_ORIENTATION, 1)
+    except _DAMAGE:  # nothing that can be read asks for a turn; the pixels may be fine
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _existing(path: str | Path, max_pixels: int, what: str) -> Path:

@@ -138,7 +138,8 @@ def check_content(frame: Frame, index: FileIndex, depth: Depth, *, points: bool)
     read = {c.channel: _check_image(frame, c, index, depth, log) for c in frame.cameras}
     sizes = {channel: size for channel, size in read.items() if size}
     known = {**frame.sizes, **sizes}
-    sound = [c for c in frame.cameras if _check_center(frame, c, known.get(c.channel), log)]
+    for camera in frame.cameras:
+        _check_center(frame, camera, known.get(camera.channel), log)
     if depth == "full":
         for i, sweep in enumerate(frame.sweeps):
             if "samples" in sweep.path:
@@ -146,26 +147,24 @@ def check_content(frame: Frame, index: FileIndex, depth: Depth, *, points: bool)
             _read(f"{frame.where}, sweep {i}", index.sweep(sweep.path), log)
     cloud = _read(frame.where, index.lidar(frame.lidar_path), log) if points else None
     if cloud is not None:
-        for camera in sound:
+        for camera in frame.cameras:
             if usable(camera):
                 _check_projection(frame, camera, cloud, known.get(camera.channel), log)
         _check_counts(frame, cloud, log)
     return Content(log, sizes)
 
 
-def _check_center(frame: Frame, camera: Camera, size: tuple[int, int] | None, log: Log) -> bool:
+def _check_center(frame: Frame, camera: Camera, size: tuple[int, int] | None, log: Log) -> None:
     if size is None:
-        return True
+        return
     log.look("calibration.center")
     u, v = camera.cam2img[0, 2], camera.cam2img[1, 2]
-    if 0 < u < size[0] and 0 < v < size[1]:
-        return True
-    log.find(
-        "calibration.center",
-        f"{frame.where}, {camera.channel}",
-        f"principal point ({u:.0f}, {v:.0f}) is outside {size[0]} x {size[1]}",
-    )
-    return False
+    if not (0 < u < size[0] and 0 < v < size[1]):
+        log.find(
+            "calibration.center",
+            f"{frame.where}, {camera.channel}",
+            f"principal point ({u:.0f}, {v:.0f}) is outside {size[0]} x {size[1]}",
+        )
 
 
 def _read(where: str, found: tuple[Path, int] | None, log: Log) -> np.ndarray | None:
@@ -206,12 +205,16 @@ def _check_image(
         header = read_header(path)
         size = header.width, header.height
         if depth == "full":
-            read_image(path, upright=False)
+            read_image(path, upright=False)  # its EXIF is a check of its own
         elif header.format == "JPEG" and not _ends_well(path):
             log.find("images.readable", where, f"{path.name} stops before its end")
     except (OSError, ValueError) as error:
         log.find("images.readable", where, str(error))
         return None
+    log.look("images.orientation")
+    if header.orientation != 1:
+        what = f"{path.name} is to be turned, says its EXIF (orientation {header.orientation})"
+        log.find("images.orientation", where, what)
     said = frame.sizes.get(camera.channel)
     if said:
         log.look("images.size")

@@ -48,6 +48,7 @@ CHECKS = (
     Check(
         "images.size", "error", "pictures have the size of the tables, or of each other", "files"
     ),
+    Check("images.orientation", "warning", "pictures are recorded as they are seen", "files"),
     Check("time.order", "error", "time stamps increase along a scene", "records"),
     Check("time.files", "warning", "time stamps are those of the file names", "frames"),
     Check(
@@ -56,7 +57,7 @@ CHECKS = (
     Check("time.cameras", "warning", "cameras fire within 0.1 s of the lidar", "pictures"),
     Check("calibration.poses", "error", "poses are rotations with a translation", "matrices"),
     Check("calibration.intrinsics", "error", "intrinsics can be inverted", "matrices"),
-    Check("calibration.center", "error", "principal points lie inside the picture", "pictures"),
+    Check("calibration.center", "warning", "principal points lie inside the picture", "pictures"),
     Check("calibration.projection", "error", "lidar points project into every camera", "pictures"),
     Check("calibration.direction", "warning", "cameras look where their name says", "pictures"),
     Check("boxes.size", "error", "sizes are positive", "boxes"),

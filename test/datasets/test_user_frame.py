@@ -10,6 +10,7 @@ from anybev.datasets.user_calibration import AXES, Calibration, UserCamera
 from anybev.datasets.user_frame import (
     boxes_to_user,
     find_images,
+    image_notes,
     load_points,
     read_image,
     seen_points,
@@ -41,6 +42,7 @@ def _touch(folder: Path, *names: str) -> Path:
         (["left.png", "b.jpg"], {"a": "left.png"}, ["left.png", "b.jpg"]),
         (["x/left.png", "y/left.png", "b.jpg"], {"a": "y/left.png"}, ["y/left.png", "b.jpg"]),
         (["x/left.png", "b.jpg"], {"a": "../../left.png"}, ["x/left.png", "b.jpg"]),
+        (["x/y/z/left.png", "b.jpg"], {"a": "./x/y/z/left.png"}, ["x/y/z/left.png", "b.jpg"]),
     ],
 )
 def test_pictures_are_found(tmp_path, files, image, expected) -> None:
@@ -64,6 +66,28 @@ def test_missing_and_doubtful_pictures_are_named(tmp_path) -> None:
         find_images(_calibration("b"), _touch(tmp_path, "b.jpg"), "")
     with pytest.raises(NotADirectoryError, match="must be a folder"):
         find_images(_calibration("b"), tmp_path / "b.png", "")
+
+
+def test_a_picture_outside_the_folder_is_not_taken(tmp_path) -> None:
+    folder = _touch(tmp_path / "in", "b.png")
+    _touch(tmp_path, "a.png")
+    for image in ("../a.png", "x/../../a.png", str(tmp_path / "a.png")):
+        with pytest.raises(FileNotFoundError, match="got none of a;"):
+            find_images(_calibration("a", "b", a=image), folder, "")
+
+
+def test_pictures_are_turned_as_the_pipeline_turns_them(tmp_path) -> None:
+    (camera,) = _calibration("a").cameras
+    path, exif = tmp_path / "a.png", Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", (80, 120)).save(path, exif=exif)
+    turned = read_image(path, camera, upright=True)
+    assert turned.shape == (80, 120, 3)
+    assert image_notes(path, camera, turned, upright=True) == []
+    recorded = read_image(path, camera)
+    assert recorded.shape == (120, 80, 3)
+    (note,) = image_notes(path, camera, recorded, upright=False)
+    assert note.startswith("a.png is to be turned, says its EXIF; the config takes it as recorded")
 
 
 def test_grey_and_transparent_pictures_become_rgb(tmp_path) -> None:

@@ -18,8 +18,8 @@ from anybev.datasets.user_calibration import Calibration
 from anybev.engine import checkpoint
 from anybev.engine import config as configs
 from anybev.engine.builder import build_detector
-from anybev.engine.infer import _options, _truth, infer
-from anybev.engine.infer_frame import Request
+from anybev.engine.infer import Result, _options, _truth, infer
+from anybev.engine.infer_frame import Request, read_frame
 from anybev.engine.registry import DATASETS
 from anybev.testing.tiny_config import (
     CAMERA_CONFIG_FILE,
@@ -175,7 +175,11 @@ def test_ages_in_the_file_take_the_place_of_sweeps(lidar: Request) -> None:
 def test_a_frame_of_a_data_set_gives_the_boxes_of_evaluation(
     cameras: Request, synthetic_root: Path, number: int
 ) -> None:
-    options = (*tiny_camera_options(synthetic_root),)
+    # Fewer sweeps than on file: both must draw the same ones.
+    options = (
+        *tiny_camera_options(synthetic_root),
+        "test_dataloader.dataset.pipeline.2.sweeps_num=3",
+    )
     config = configs.load(cameras.config, _options(options))
     configs.registries()
     dataset = DATASETS.build(config.test_dataloader.dataset)
@@ -281,7 +285,6 @@ ZERO = np.zeros((4, 4)).tolist()
         (_camera(width=640, height=360), "must be 640 x 360 as the calibration of front says"),
         (_camera(lidar2cam=ZERO), r"lidar2cam of front must be a rotation .*singular"),
         (_camera(cam2img=ZERO), "cam2img of front must have positive focal lengths"),
-        (_camera(cam2img=[[150, 0, 900], *K[1:]]), "with its principal point at .* outside"),
         (_damaged(calib=b"{"), "must be JSON"),
         (_damaged(points=b""), "must hold at least one point, got an empty file"),
         (_points(_set(5, 2, np.nan)), "got NaN or infinity in 1 of 4000 points; try --drop-nan"),
@@ -311,6 +314,30 @@ def test_what_is_wrong_is_named(cameras: Request, damage, message: str | None) -
     with pytest.raises((ValueError, OSError, RuntimeError), match=message):
         infer(request)
     assert not (request.out / "detections.json").exists()
+
+
+def test_a_principal_point_outside_the_picture_is_a_note(cameras: Request) -> None:
+    """A picture may have been cropped."""
+    result = infer(_camera(cam2img=[[150, 0, 900], *K[1:]])(cameras))
+    assert any(
+        "principal point of front, (900, 90), lies outside its picture of 320 x 180" in note
+        for note in result.notes
+    )
+
+
+def test_pictures_are_turned_where_the_config_turns_them(cameras: Request) -> None:
+    path, exif = cameras.images / "front.png", Image.Exif()
+    with Image.open(path) as picture:
+        expected = np.asarray(picture)
+    exif[0x112] = 3
+    Image.fromarray(expected[::-1, ::-1].copy()).save(path, exif=exif)
+    step = {"type": "BEVLoadMultiViewImageFromFiles"}
+    frame, notes = read_frame(cameras, [step | {"color_type": "color"}])
+    np.testing.assert_array_equal(frame.pictures["front"], expected)
+    assert not any("EXIF" in note for note in notes)
+    frame, notes = read_frame(cameras, [step])
+    np.testing.assert_array_equal(frame.pictures["front"], expected[::-1, ::-1])
+    assert any("front.png is to be turned, says its EXIF" in note for note in notes)
 
 
 def test_points_that_show_in_no_picture_are_refused(cameras: Request) -> None:
@@ -361,6 +388,13 @@ def test_the_command(lidar: Request) -> None:
     wrong = CliRunner().invoke(main, [*arguments, *given, *options, "--calib", "none.json"])
     assert wrong.exit_code == 1
     assert "Error: calib: none.json must be an existing file" in wrong.output
+
+
+def test_notes_cannot_rewrite_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Result({}, [], "no box", ["a\x1b[31m.png"])
+    monkeypatch.setattr("anybev.engine.infer.infer", lambda request: result)
+    shown = CliRunner().invoke(main, ["infer", "config.py", "model.pth"])
+    assert "note: a?[31m.png" in shown.output
 
 
 def test_the_command_prints_a_calibration_to_start_from() -> None:

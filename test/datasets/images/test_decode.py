@@ -131,10 +131,21 @@ def test_pillow_names_the_fault_that_opencv_keeps_to_itself(picture, monkeypatch
     assert decode_image(_encoded(image), decoder="fast").shape == image.shape
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_headers_tell_the_orientation(tmp_path, kind: str) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 3, 6):
+        exif[0x112] = orientation
+        Image.new("RGB", (30, 20)).save(tmp_path / "a", kind, exif=exif)
+        assert read_header(tmp_path / "a") == (30, 20, kind, orientation)
+    Image.new("RGB", (30, 20)).save(tmp_path / "a", kind, exif=b"Exif\0\0damaged")
+    assert read_header(tmp_path / "a").orientation == 1
+
+
 def test_headers_tell_the_size_without_decoding(tmp_path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(_png(30, 20))  # nothing that could be decoded
-    assert read_header(path) == (30, 20, "PNG")
+    assert read_header(path) == (30, 20, "PNG", 1)
     with pytest.raises(ValueError, match="must hold at most 599 pixels, got 30 x 20"):
         read_header(path, max_pixels=599)
     path.write_bytes(b"no picture")

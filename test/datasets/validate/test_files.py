@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anybev.datasets.validate.findings import BY_KEY
 from anybev.datasets.validate.run import validate
 
 
@@ -109,9 +110,20 @@ def test_an_empty_picture_is_found(data) -> None:
     assert data.findings() == {"files.images": 1}
 
 
+def test_pictures_that_are_to_be_turned_are_found(data) -> None:
+    stream, exif = io.BytesIO(), Image.Exif()
+    exif[0x112] = 6
+    Image.new("RGB", _size(data)).save(stream, "JPEG", exif=exif)
+    data.replace("samples/CAM_BACK", stream.getvalue())
+    assert data.findings() == {"images.orientation": 1}
+    assert BY_KEY["images.orientation"].severity == "warning"
+    assert data.findings(depth="fast") == {}
+
+
 def test_pictures_of_another_size_than_the_tables_are_found(data) -> None:
     data.replace("samples/CAM_BACK", _jpeg(160, 90))
-    assert data.findings() == {"images.size": 1, "calibration.center": 1}
+    expected = {"images.size": 1, "calibration.center": 1, "calibration.projection": 1}
+    assert data.findings() == expected
 
 
 def test_pictures_of_another_size_than_the_others_are_found(data) -> None:

@@ -121,7 +121,11 @@ def _sweeps_turned(frames: list[Frame]) -> None:
         (_away, {"calibration.projection": 1}),
         (_invert, {"calibration.direction": 20}),
         (_swap, {"calibration.direction": 8}),
-        (_center, {"calibration.center": 1}),
+        (_center, {"calibration.center": 1, "calibration.projection": 1}),
+        (
+            _camera("cam2img", [[400.0, 0, -1], [0, 400.0, 90], [0, 0, 1]]),
+            {"calibration.center": 1},
+        ),
         (_sweep_after, {"time.sweeps": 1}),
         (lambda frames: frames[0].update(timestamp=1e9), None),
     ],
