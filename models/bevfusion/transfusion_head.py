@@ -100,6 +100,12 @@ class TransFusionHead(nn.Module):
         self.train_cfg = call("train_cfg", HeadTrainCfg, train_cfg)
         self.test_cfg = call("test_cfg", HeadTestCfg, test_cfg)
         self.num_proposals, self.num_classes = num_proposals, num_classes
+        size_x, size_y = self.test_cfg.map_size()
+        if not 1 <= num_proposals <= num_classes * size_x * size_y:
+            raise ValueError(
+                "TransFusionHead: num_proposals must be 1 to one a class and cell, "
+                f"{num_classes} x {size_x} x {size_y}, got {num_proposals}"
+            )
         self.auxiliary, self.nms_kernel_size = auxiliary, nms_kernel_size
         self.proposals_at_border = proposals_at_border
         self.loss_cls, self.loss_heatmap, self.loss_bbox = loss_cls, loss_heatmap, loss_bbox

@@ -63,6 +63,17 @@ def test_submissions_say_which_sensors_the_model_reads(path: Path) -> None:
         assert meta["use_lidar"] == bool(config.model.get("pts_middle_encoder"))
 
 
+def test_small_classes_are_found_by_name_in_a_list_of_ones_own(tmp_path: Path) -> None:
+    head = configs.load(LIDAR).model.bbox_head.test_cfg
+    assert "pointwise_classes" not in head
+    assert "nms_radius" not in head
+    own = tmp_path / "own.py"
+    own.write_text(f"_base_ = [{str(LIDAR)!r}]\nclass_names = ['traffic_cone', 'car', 'walker']\n")
+    head = configs.load(own).model.bbox_head.test_cfg
+    assert head.pointwise_classes == [0]
+    assert head.nms_radius == [0.175, -1.0, -1.0]
+
+
 def test_lidar_cam_has_the_published_parameters(detector: nn.Module) -> None:
     counts = {True: 0, False: 0}
     for parameter in detector.parameters():

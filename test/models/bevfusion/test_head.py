@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from anybev.engine.builder import build_detector
+from anybev.models.bevfusion.head_config import HeadTestCfg
 from anybev.models.bevfusion.transfusion_decoder import FFN, TransformerDecoderLayer
 from anybev.models.bevfusion.transfusion_head import TransFusionHead
 from anybev.testing.tiny import MAP_SIZE, tiny_batch, tiny_model_cfg
@@ -172,6 +173,9 @@ def test_heatmap_bias_is_torch_default_unless_asked_for() -> None:
 
 
 def test_rejects_settings_that_contradict_each_other() -> None:
+    for count in (0, 10 * 16 * 24 + 1):
+        with pytest.raises(ValueError, match=rf"num_proposals must be .*10 x 16 x 24, got {count}"):
+            _head(num_proposals=count)
     with pytest.raises(ValueError, match="nms_kernel_size must be odd, got 4"):
         _head(nms_kernel_size=4)
     with pytest.raises(ValueError, match=r"code_size must count what common_heads predicts \(8\)"):
@@ -195,3 +199,25 @@ def test_rejects_settings_that_contradict_each_other() -> None:
     layer = cfg["decoder_layer"] | {"norm_cfg": {"type": "BN"}}
     with pytest.raises(ValueError, match="norm_cfg must be of type LN, got 'BN'"):
         _head(decoder_layer=layer)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "classes", "small"),
+    [
+        ("nuScenes", 10, [8, 9]),
+        ("nuScenes", 9, []),
+        ("nuScenes", 12, []),
+        ("Waymo", 3, [1, 2]),
+        ("Waymo", 10, []),
+        ("mine", 10, []),
+    ],
+)
+def test_small_classes_are_known_by_number_in_a_whole_list_alone(
+    dataset: str, classes: int, small: list[int]
+) -> None:
+    cfg = HeadTestCfg([16, 24], 1, dataset)
+    assert cfg.pointwise(classes) == small
+    suppressed = {label for label, radius in enumerate(cfg.radius(classes)) if radius > 0}
+    assert suppressed == (set(range(3)) if (dataset, classes) == ("Waymo", 3) else set(small))
+    chosen = HeadTestCfg([16, 24], 1, dataset, pointwise_classes=[0], nms_radius=[2.0])
+    assert (chosen.pointwise(classes), chosen.radius(classes)[:2]) == ([0], [2.0, -1.0])
