@@ -70,6 +70,7 @@ class LSSTransform(nn.Module):
                 raise ValueError(
                     f"view_transform: {name} must be low < high and a cell > 0, got {list(bound)}"
                 )
+        cells = [_whole_cells(name, bounds[name]) for name in ("xbound", "ybound", "zbound")]
         self.in_channels, self.out_channels = in_channels, out_channels
         self.image_size = tuple(int(n) for n in image_size)
         self.feature_size = tuple(int(n) for n in feature_size)
@@ -77,8 +78,7 @@ class LSSTransform(nn.Module):
         axes = (xbound, ybound, zbound)
         self._freeze("dx", torch.tensor([float(axis[2]) for axis in axes]))
         self._freeze("bx", torch.tensor([axis[0] + axis[2] / 2.0 for axis in axes]))
-        # Upstream cuts this quotient; (54 - -54) / 0.3 is 360 in binary too.
-        self._freeze("nx", torch.tensor([int((axis[1] - axis[0]) / axis[2]) for axis in axes]))
+        self._freeze("nx", torch.tensor(cells))
         self._freeze("frustum", _frustum(self.image_size, self.feature_size, dbound))
         self.depths = self.frustum.shape[0]
         self._read_grid()
@@ -154,7 +154,7 @@ class LSSTransform(nn.Module):
         flat: Tensor = mean.flatten(1, 2)
         return flat
 
-    def points_lidar_m(self, cameras: CameraBatch, lidar_aug_matrix: Tensor) -> Tensor:
+    def frustum_points_lidar_m(self, cameras: CameraBatch, lidar_aug_matrix: Tensor) -> Tensor:
         """(B, N, D, h, w, 3) float32: where `splat` sees each point of the frustum."""
         if self.exact_geometry:
             return frustum_points(self.frustum, cameras, lidar_aug_matrix)
@@ -177,7 +177,7 @@ class LSSTransform(nn.Module):
         weights = logits[:, :, : self.depths].softmax(2)
         context = logits[:, :, self.depths :]
         volume = weights.unsqueeze(-1) * context.movedim(2, -1).unsqueeze(2)
-        cells, kept = self.cells(self.points_lidar_m(cameras, lidar_aug_matrix))
+        cells, kept = self.cells(self.frustum_points_lidar_m(cameras, lidar_aug_matrix))
         sample = torch.arange(len(logits), device=logits.device).view(-1, 1, 1, 1, 1)
         coords = torch.cat([sample.expand(kept.shape)[..., None], cells], -1)[kept]
         pooled: Tensor = bev_pool(volume[kept], coords.int(), len(logits), self.grid)
@@ -317,6 +317,18 @@ class DepthLSSTransform(LSSTransform):
             *_conv(width, width, 3, padding=1),
             nn.Conv2d(width, self.depths + self.out_channels, 1),
         )
+
+
+def _whole_cells(name: str, bound: Bound) -> int:
+    """Cells from low to high, which must be whole; upstream cuts what is left over."""
+    quotient = (bound[1] - bound[0]) / bound[2]
+    count = round(quotient)
+    if count < 1 or abs(quotient - count) > 1e-4:
+        raise ValueError(
+            f"view_transform: {name} must be a whole number of cells, 1 or more, got "
+            f"{quotient:g} in {list(bound)}"
+        )
+    return count
 
 
 def _read_loaded_grid(module: LSSTransform, _incompatible: object) -> None:

@@ -224,7 +224,7 @@ def test_geometry_at_full_size_equals_the_reference(
 ) -> None:
     batch, view = parity.batch_of(pack_a), full_size.view_transform
     monkeypatch.setattr(view, "exact_geometry", exact)
-    points = view.points_lidar_m(batch.cameras, batch.lidar_aug_matrix)
+    points = view.frustum_points_lidar_m(batch.cameras, batch.lidar_aug_matrix)
     name = f"{MODEL}/cam.geom"
     error = points.numpy().ravel()[pack_a.get(name, "pos")] - pack_a.get(name, "val")
     assert judge(name, error, 1.0, pack_a.get(name, "tol")).ok

@@ -45,7 +45,7 @@ def _rig(batch_size: int = 2, count: int = 3) -> tuple[CameraBatch, Tensor]:
 def test_points_project_back_to_their_pixels(exact: bool) -> None:
     view = _view(exact_geometry=exact)
     cameras, lidar = _rig()
-    points = view.points_lidar_m(cameras, lidar).double()
+    points = view.frustum_points_lidar_m(cameras, lidar).double()
     assert points.shape == (2, 3, 24, 4, 8, 3)
     back = torch.linalg.inv(lidar.double())
     recorded = torch.einsum("bij,bndhwj->bndhwi", back[:, :3, :3], points)
@@ -111,7 +111,7 @@ def test_pooling_equals_a_loop_over_points(exact: bool) -> None:
     view = _view(exact_geometry=exact, zbound=[-10.0, 10.0, 10.0])
     cameras, lidar = _rig()
     logits = torch.randn(2, 3, view.depths + 5, 4, 8)
-    wanted = _pool_point_by_point(view, logits, view.points_lidar_m(cameras, lidar))
+    wanted = _pool_point_by_point(view, logits, view.frustum_points_lidar_m(cameras, lidar))
     got = view.splat(logits, cameras, lidar)
     assert got.shape == (2, 10, 32, 32)
     torch.testing.assert_close(got, wanted, **tolerances(torch.float32))
@@ -174,7 +174,7 @@ def test_rays_are_float32_and_close_to_float64() -> None:
     names = ("cam2img", "cam2lidar", "img_aug_matrix")
     exact = replace(cameras, **{name: getattr(cameras, name).double() for name in names})
     wanted = frustum_points(view.frustum.double(), exact, lidar.double())
-    error = (view.points_lidar_m(cameras, lidar) - wanted).abs().max()
+    error = (view.frustum_points_lidar_m(cameras, lidar) - wanted).abs().max()
     assert error < 1e-5
 
 
@@ -190,6 +190,11 @@ def test_settings_that_do_not_fit_are_named() -> None:
         _view(downsample=3)
     with pytest.raises(ValueError, match=r"xbound must be low < high and a cell > 0, got \[1, 0"):
         _view(xbound=[1, 0, 0.5])
+    for bound, cells in (([0, 1, 3], "0.333333"), ([0, 1, 0.3], "3.33333")):
+        match = rf"ybound must be a whole number of cells, 1 or more, got {cells} in \[0, 1"
+        with pytest.raises(ValueError, match=match):
+            _view(ybound=bound)
+    assert _view(xbound=[-0.3, 0.4, 0.1]).nx[0] == 7  # 6.999... in binary
     with pytest.raises(ValueError, match=r"an eighth of image_size, \[4, 8\], got \[2, 4\]"):
         _view(DepthLSSTransform, feature_size=(2, 4))
     cameras, lidar = _rig()
