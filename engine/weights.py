@@ -16,14 +16,15 @@ _MIT_NAMES = ("encoders.camera.", "encoders.lidar.", "heads.object.")
 _WRAPPER = "module."  # what distributed data parallel puts before every key
 
 # Computed from the config: a file's must agree with the model's, which stay.
+_COUNTS = ("*relative_position_index", "*view_transform.nx")
 _CONSTANTS = (
-    "*relative_position_index",
+    *_COUNTS,
     "*view_transform.dx",
     "*view_transform.bx",
-    "*view_transform.nx",
     "*view_transform.frustum",
 )
-_CONSTANTS_TOLERANCE = 1e-2  # files may hold them in half precision
+# Files may hold them in half precision, which keeps such counts as they are.
+_CONSTANTS_TOLERANCE = {"rtol": 2e-3, "atol": 1e-4}
 
 
 class CheckpointMismatchError(ValueError):
@@ -222,8 +223,12 @@ def _keep_constants(found: dict[str, Tensor], wanted: Mapping[str, Tensor], sour
     for key in _matching(found, _CONSTANTS):
         if key in wanted:
             theirs, ours = (state[key].detach().cpu().double() for state in (found, wanted))
-            limit = _CONSTANTS_TOLERANCE
-            if not torch.allclose(theirs, ours, rtol=limit, atol=limit):
+            is_count = bool(_matching([key], _COUNTS))
+            if not (
+                torch.equal(theirs, ours)
+                if is_count
+                else torch.allclose(theirs, ours, **_CONSTANTS_TOLERANCE)
+            ):
                 raise ValueError(
                     f"load_into: {key} of {source} must be what the config says, "
                     f"{_brief(ours)}, got {_brief(theirs)}; try the config that the file was "

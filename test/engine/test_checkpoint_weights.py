@@ -209,6 +209,31 @@ def test_constants_of_the_config_are_compared_and_kept(tmp_path):
         load_into(model, tmp_path / "m.pth")
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [("nx", [358, 360, 1]), ("bx", [-53.85, -53.6, 0.0]), ("dx", [0.3, 0.3, 20.1])],
+)
+def test_another_grid_is_told_from_half_precision(name, theirs, tmp_path):
+    class Lifted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.view_transform = nn.Module()
+            grid = {"nx": [360, 360, 1], "bx": [-53.85, -53.85, 0.0], "dx": [0.3, 0.3, 20.0]}
+            for key, values in grid.items():
+                self.view_transform.register_buffer(key, torch.tensor(values))
+
+    model = Lifted()
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = {key: value.to(dtype) for key, value in model.state_dict().items()}
+        torch.save(rounded, tmp_path / "m.pth")
+        assert load_into(model, tmp_path / "m.pth").loaded == 3
+    torch.save(
+        model.state_dict() | {f"view_transform.{name}": torch.tensor(theirs)}, tmp_path / "m"
+    )
+    with pytest.raises(ValueError, match=f"view_transform.{name} of .* must be what the config sa"):
+        load_into(model, tmp_path / "m.pth")
+
+
 def test_names_of_the_original_repository_point_to_the_converter(trained, tmp_path):
     torch.save(
         {f"encoders.lidar.backbone.{k}": v for k, v in trained.state_dict().items()},
