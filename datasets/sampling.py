@@ -34,7 +34,8 @@ class EpochSampler(Sampler[SampleKey]):
     without ``drop_last`` the shorter ranks repeat keys from the start so that all take as many
     steps, as distributed training needs; ``repeated`` and ``dropped`` count what does not divide.
     Step s of all ranks takes the same samples however many ranks share a global batch
-    (``world_size * batch_size``), so a saved position carries over to another number of ranks.
+    (``world_size * batch_size``), so a saved position carries over to another number of ranks;
+    only in the last step, where ranks repeat keys, may how often a key is taken depend on it.
 
     Args:
         length: of the data set.

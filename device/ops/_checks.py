@@ -53,3 +53,8 @@ def promote_half(*values: Tensor) -> tuple[Tensor, ...]:
     """Every tensor in one dtype: the widest of them, float16 and bfloat16 raised to float32."""
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32
     return tuple(v.to(dtype) for v in values)
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What sums over many values of ``dtype`` are kept and returned in."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

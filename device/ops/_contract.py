@@ -76,14 +76,11 @@ class Contract:
         """Declare that no output carries a gradient, whatever the inputs require."""
         self.register_autograd(_refuse_gradient, setup_context=_mark_non_differentiable)
 
-    def register_autocast(self, dtype: torch.dtype | None = None) -> None:
-        """Cast floating inputs under autocast: to ``dtype``, or to autocast's own when None."""
+    def register_autocast(self, dtype: torch.dtype) -> None:
+        """Cast floating inputs to ``dtype`` under autocast."""
         for name in self._names():
             for device in _AUTOCAST_DEVICES:
-                target = dtype or (torch.bfloat16 if device == "cpu" else torch.float16)
-                torch.library.register_autocast(
-                    f"{NAMESPACE}::{name}", device, target, lib=_LIBRARY
-                )
+                torch.library.register_autocast(f"{NAMESPACE}::{name}", device, dtype, lib=_LIBRARY)
 
     def overload(self) -> Any:
         """The torch operator that a call goes to now."""

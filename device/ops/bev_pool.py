@@ -11,16 +11,12 @@ from anybev.device.ops._checks import (
     check_dtype,
     check_floating,
     check_same_device,
+    sum_dtype,
 )
 from anybev.device.ops._contract import Contract
 
 # Kernels number the cells of a batch in int32.
 _CELL_LIMIT = (1 << 31) - 1
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What sums are kept and returned in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _cells(coords: Tensor, batch_size: int, grid: Sequence[int]) -> Tensor:
@@ -40,7 +36,7 @@ def _cells(coords: Tensor, batch_size: int, grid: Sequence[int]) -> Tensor:
 
 def _reference(features: Tensor, coords: Tensor, batch_size: int, grid: Sequence[int]) -> Tensor:
     nx, ny, nz = grid
-    wide = _wide(features.dtype)
+    wide = sum_dtype(features.dtype)
     channels = features.shape[1]
     out = features.new_zeros((batch_size * nx * ny * nz, channels), dtype=wide)
     out.index_add_(0, _cells(coords, batch_size, grid), features.to(wide))
@@ -50,7 +46,7 @@ def _reference(features: Tensor, coords: Tensor, batch_size: int, grid: Sequence
 def _fake(features: Tensor, coords: Tensor, batch_size: int, grid: Sequence[int]) -> Tensor:
     nx, ny, nz = grid
     shape = (batch_size, nx, ny, nz * features.shape[1])
-    return features.new_empty(shape, dtype=_wide(features.dtype)).permute(0, 3, 1, 2)
+    return features.new_empty(shape, dtype=sum_dtype(features.dtype)).permute(0, 3, 1, 2)
 
 
 def _gather_reference(

@@ -11,6 +11,7 @@ from anybev.device.ops._checks import (
     check_floating,
     check_length,
     check_same_device,
+    sum_dtype,
 )
 from anybev.device.ops._contract import Contract
 
@@ -20,11 +21,6 @@ _AXIS_LIMIT = 1 << 24
 
 # Rays, origins, depths, low corner, cell size and grid: what decides where a point falls.
 Geometry = tuple[Tensor, Tensor, Tensor, Sequence[float], Sequence[float], Sequence[int]]
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What is computed and returned in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _kept(
@@ -53,7 +49,7 @@ def _kept(
 def _images(logits: Tensor, geometry: Geometry) -> Iterator[tuple[Any, ...]]:
     """For each picture: its sample and number, weights (D * h * w), context (h * w, C), points."""
     rays_m, origins_m, depths_m, lower_m, cell_size_m, grid = geometry
-    wide = _wide(logits.dtype)
+    wide = sum_dtype(logits.dtype)
     for b in range(logits.shape[0]):
         for n in range(logits.shape[1]):
             depth, context = logits[b, n].to(wide).flatten(1).tensor_split([len(depths_m)])
@@ -65,7 +61,7 @@ def _images(logits: Tensor, geometry: Geometry) -> Iterator[tuple[Any, ...]]:
 def _reference(logits: Tensor, *geometry: Any) -> Tensor:
     depths_m, (nx, ny, nz) = geometry[2], geometry[-1]
     batch_size, channels = logits.shape[0], logits.shape[2] - len(depths_m)
-    out = logits.new_zeros((batch_size, nx * ny * nz, channels), dtype=_wide(logits.dtype))
+    out = logits.new_zeros((batch_size, nx * ny * nz, channels), dtype=sum_dtype(logits.dtype))
     for b, _, weight, context, point, cell in _images(logits, geometry):
         lifted = weight[point, None] * context[point % len(context)]
         out[b].index_add_(0, cell, lifted)
@@ -75,7 +71,7 @@ def _reference(logits: Tensor, *geometry: Any) -> Tensor:
 def _fake(logits: Tensor, *geometry: Any) -> Tensor:
     depths_m, (nx, ny, nz) = geometry[2], geometry[-1]
     shape = (logits.shape[0], nx, ny, nz * (logits.shape[2] - depths_m.shape[0]))
-    return logits.new_empty(shape, dtype=_wide(logits.dtype)).permute(0, 3, 1, 2)
+    return logits.new_empty(shape, dtype=sum_dtype(logits.dtype)).permute(0, 3, 1, 2)
 
 
 def _backward_reference(grad: Tensor, logits: Tensor, *geometry: Any) -> Tensor:

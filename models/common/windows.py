@@ -33,7 +33,7 @@ class WindowLayout:
     windows: int
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # each holds tensors on its device; a Swin needs eight for a picture size
 def window_layout(
     shape: tuple[int, int, int],
     parts: int,
