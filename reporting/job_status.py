@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from anybev.reporting.run import number
-from anybev.reporting.status import STATUS_FILE, read_status
+from anybev.reporting.status import SILENT_AFTER_S, STATUS_FILE, read_status
 
 RUNNING, FINISHED, FAILED, DIED = "running", "finished", "failed", "died"
-#: Seconds without an event after which a job on another host counts as dead.
-SILENT_AFTER_S = 600.0
 _TAIL_LINES = 12
 _MAX_TAIL_BYTES = 65_536
+_KILLED = " was killed by SIG"
 _QUANTITIES = ("data_time", "time", "memory")
 
 Event = Mapping[str, Any]
@@ -100,13 +99,14 @@ def job_status(path: Path, silent_after_s: float = SILENT_AFTER_S) -> JobStatus:
             f"status: RUN must hold a {STATUS_FILE} with events, got {path} without; try the "
             "--work-dir of tools/train.py or tools/test.py"
         )
-    starts, job = _newest_job(events)
+    starts, job, launcher = _newest_job(events)
     first, last = job[0], job[-1]
     silent_s = (datetime.now().astimezone() - _time(last)).total_seconds()
-    state, detail = _state(job, silent_s, silent_after_s)
+    state, detail = _state(job, launcher, silent_s, silent_after_s)
     if state == RUNNING and silent_s > silent_after_s:
         notes.append(f"no event for {silent_s:.0f} s: the process is there, but it may hang")
-    start = _newest_start(path)
+    # A launch that has started no process yet has no log: the newest is of the job before.
+    start = None if first.get("kind") == "launch" else _newest_start(path)
     log = next(iter(sorted(start.glob("*.log"))), None) if start else None
     checkpoint = _checkpoint(path, notes)
     place: Event = next((e for e in reversed(job) if number(e.get("steps"))), {})
@@ -136,32 +136,50 @@ def job_status(path: Path, silent_after_s: float = SILENT_AFTER_S) -> JobStatus:
     )
 
 
-def _newest_job(events: Sequence[Event]) -> tuple[int, list[Event]]:
-    """How often jobs of this kind began, and the events of the newest.
+def _newest_job(events: Sequence[Event]) -> tuple[int, list[Event], Event]:
+    """How often jobs of this kind began, the events of the newest, and its launcher's first.
 
-    What a launcher says of the end belongs to the job that it launched.
+    What a launcher says of the end belongs to the job that it launched. Without a launcher the
+    last is empty.
     """
     begins = [i for i, event in enumerate(events) if event["status"] == "STARTED"]
     begin = begins[-1] if begins else 0
     kind = events[begin].get("kind")
     starts = sum(1 for i in begins if events[i].get("kind") == kind)
     job = [event for event in events[begin:] if event.get("kind") in (kind, "launch")]
-    return max(starts, 1), job
+    launches = [events[i] for i in begins if events[i].get("kind") == "launch"]
+    return max(starts, 1), job, launches[-1] if launches else {}
 
 
-def _state(job: Sequence[Event], silent_s: float, silent_after_s: float) -> tuple[str, str]:
+def _is_here(event: Event) -> bool:
+    """Whether the process that an event is about runs on this host."""
+    pid = int(number(event.get("pid")) or 0)
+    return event.get("host") == socket.gethostname() and is_alive(pid, _time(event))
+
+
+def _state(
+    job: Sequence[Event], launcher: Event, silent_s: float, silent_after_s: float
+) -> tuple[str, str]:
     first, last = job[0], job[-1]
     failures = [event for event in job if event["status"] == "FAILURE"]
     if failures:
-        # The launcher sees which process fell first; the others fail because it is gone.
-        told = next((e for e in failures if e.get("kind") == "launch"), failures[0])
-        return FAILED, f"rank {told.get('rank')}: {told.get('message')}"
+        # A killed process tells nothing; the others fail because it is gone.
+        of_launcher = [e for e in failures if e.get("kind") == "launch"]
+        killed = (e for e in of_launcher if _KILLED in str(e.get("message")))
+        told = next(killed, failures[0])
+        text = f"rank {told.get('rank')}: {told.get('message')}"
+        restarts = number(dict(launcher.get("kpi") or {}).get("max_restarts"))
+        if restarts and not of_launcher and _is_here(launcher):
+            return RUNNING, f"{text}; its launcher is there and may start it again"
+        return FAILED, text
     if any(e["status"] == "SUCCESS" and e.get("kind") == first.get("kind") for e in job):
         return FINISHED, str(last.get("message"))
     host, pid = first.get("host"), int(number(first.get("pid")) or 0)
     if host == socket.gethostname():
-        if is_alive(pid, _time(first)):
+        if _is_here(first):
             return RUNNING, str(last.get("message"))
+        if _is_here(launcher):  # it is about to tell, or to start the job again
+            return RUNNING, f"process {pid} is gone, its launcher is there"
         return DIED, f"process {pid} is gone and left no word; it was {last.get('message')}"
     if silent_s <= silent_after_s:
         return RUNNING, f"{last.get('message')} (on {host}, {silent_s:.0f} s ago)"

@@ -13,6 +13,8 @@ from anybev import files
 
 #: Name of the file of events in a work directory.
 STATUS_FILE = "status.json"
+#: Seconds without an event after which a job on another host counts as dead.
+SILENT_AFTER_S = 600.0
 STATES = ("STARTED", "RUNNING", "SUCCESS", "FAILURE")
 KINDS = ("train", "evaluate", "launch")
 _MAX_MESSAGE_CHARACTERS = 2000

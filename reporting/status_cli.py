@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anybev import envs
+from anybev.reporting.status import SILENT_AFTER_S
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -39,7 +40,7 @@ _SLOWEST = "bold yellow"
 @click.option(
     "--silent-after",
     type=click.FloatRange(1),
-    default=600.0,
+    default=SILENT_AFTER_S,
     show_default=True,
     help="Seconds of silence after which a job on another host counts as dead.",
 )

@@ -108,9 +108,54 @@ def test_what_the_launcher_says_comes_first(tmp_path: Path) -> None:
     add(tmp_path, "STARTED", kind="launch")
     add(tmp_path, "STARTED")
     add(tmp_path, "FAILURE", "RuntimeError: connection closed by peer")
-    add(tmp_path, "FAILURE", "killed by SIGKILL", kind="launch", rank=1)
+    add(tmp_path, "FAILURE", "rank 1 was killed by SIGKILL", kind="launch", rank=1)
     found = job_status(tmp_path)
-    assert (found.kind, found.detail) == ("train", "rank 1: killed by SIGKILL")
+    assert (found.kind, found.detail) == ("train", "rank 1: rank 1 was killed by SIGKILL")
+
+
+def test_an_error_keeps_its_text_beside_the_launchers(tmp_path: Path) -> None:
+    add(tmp_path, "STARTED", kind="launch")
+    add(tmp_path, "STARTED")
+    add(tmp_path, "FAILURE", "NonFiniteError: loss is NaN", rank=1)
+    add(tmp_path, "FAILURE", "rank 1 (pid 7) ended with status 2", kind="launch", rank=1)
+    assert job_status(tmp_path).detail == "rank 1: NonFiniteError: loss is NaN"
+
+
+def test_a_launch_that_failed_early_is_not_the_job_before(tmp_path: Path) -> None:
+    add(tmp_path, "STARTED")
+    add(tmp_path, "SUCCESS", "training: done")
+    write_start(tmp_path)
+    add(tmp_path, "STARTED", "launching c.py", kind="launch")
+    assert (job_status(tmp_path).state, job_status(tmp_path).kind) == ("running", "launch")
+    add(tmp_path, "FAILURE", "error: no node joined", kind="launch")
+    found = job_status(tmp_path)
+    assert (found.state, found.detail) == ("failed", "rank 0: error: no node joined")
+    assert (found.log, found.tail, found.ranks) == (None, (), ())
+
+
+@pytest.mark.parametrize(
+    ("restarts", "pid", "state"),
+    [(1, os.getpid(), "running"), (0, os.getpid(), "failed"), (1, GONE, "failed")],
+)
+def test_a_failure_between_two_restarts_is_not_the_end(
+    tmp_path: Path, restarts: int, pid: int, state: str
+) -> None:
+    add(tmp_path, "STARTED", kind="launch", pid=pid, kpi={"max_restarts": restarts})
+    add(tmp_path, "STARTED", pid=GONE)
+    add(tmp_path, "FAILURE", "RuntimeError: no", pid=GONE)
+    assert job_status(tmp_path).state == state
+    add(tmp_path, "FAILURE", "the job ended with status 1", kind="launch")
+    assert job_status(tmp_path).state == "failed"
+
+
+def test_a_process_that_is_gone_is_its_launchers_to_tell(tmp_path: Path) -> None:
+    add(tmp_path, "STARTED", kind="launch")
+    add(tmp_path, "STARTED", pid=GONE)
+    found = job_status(tmp_path)
+    assert (found.state, found.detail) == (
+        "running",
+        f"process {GONE} is gone, its launcher is there",
+    )
 
 
 def test_a_job_that_vanished_is_dead(tmp_path: Path) -> None:
@@ -205,6 +250,7 @@ def test_a_killed_process_leaves_a_dead_job(tmp_path: Path) -> None:
         assert job_status(tmp_path).state == "running"
     finally:
         job.kill()
+        os.waitid(os.P_PID, job.pid, os.WEXITED | os.WNOWAIT)
     zombie = job_status(tmp_path).state  # nobody has waited for it yet
     job.communicate(timeout=30)
     assert (zombie, job_status(tmp_path).state) == ("died", "died")
