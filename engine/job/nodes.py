@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it brings mmengine along, which the agent does not need
     from anybev.engine.job.options import JobOptions
 
 MODULE = "anybev.engine.job.nodes"
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 
 
 def torchrun_arguments(options: "JobOptions") -> list[str]:
@@ -42,7 +42,7 @@ def torchrun_arguments(options: "JobOptions") -> list[str]:
             "job: --master-addr must be given with --nnodes of 2 or more, got none; "
             "try the IP address of node 0"
         )
-    address = options.master_addr or _LOOPBACK
+    address = options.master_addr or LOOPBACK
     host = f"[{address}]" if ":" in address else address
     return [
         f"--nnodes={options.nnodes}",
@@ -97,6 +97,16 @@ def _last_words(error: ChildFailedError) -> tuple[str, int]:
     return f"rank {rank} (pid {failure.pid}, local rank {failure.local_rank}) {how}", status
 
 
+def _heeded(names: str) -> str:
+    """Of signals in a list, those that this process was not told to ignore (nohup)."""
+    known = (name.strip() for name in names.split(","))
+    return ",".join(
+        name
+        for name in known
+        if signal.getsignal(getattr(signal, name, signal.SIGTERM)) is not signal.SIG_IGN
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run torchrun; the exit status is that of the process that failed first, or 0.
 
@@ -111,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nnodes = int(arguments.nnodes)
         os.environ.update(network_environment(resolve(host), nnodes))
         os.environ.setdefault(envs.JOB_STARTED, repr(time.time()))
+        arguments.signals_to_handle = _heeded(arguments.signals_to_handle)
         torchrun.run(arguments)
     except ChildFailedError as error:
         words, status = _last_words(error)

@@ -13,18 +13,19 @@ from anybev import envs
 from anybev.device import Capability
 from anybev.device.backend import Backend
 from anybev.device.ops import _native
-from anybev.engine.job import leftovers
+from anybev.engine.job import demo, leftovers
 from anybev.engine.job.command import config_options, innermost, trains_in, variables
 from anybev.engine.job.interfaces import interfaces, resolve
 from anybev.engine.job.meeting import listening_socket
+from anybev.engine.job.nodes import LOOPBACK
 from anybev.engine.job.options import JobOptions
 from anybev.engine.pretrained import local_file
+from anybev.engine.train import parser as train_parser
 
-_LOOPBACK = "127.0.0.1"
 _PORTS_TRIED = 100
 _CREATE = "python tools/create_data.py nuscenes --root-path {root} --out-dir {root}"
-# mmengine's command line cuts such values into pieces.
-_UNSAFE = re.compile(r"[\s,\[\](){}'\"]")
+# The training's command line cuts such values into pieces; blanks inside stay.
+_UNSAFE = re.compile(r"^\s|\s$|[\t\r\n,\[\](){}'\"]")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def check(options: JobOptions, config: Config, backend: Backend) -> Preflight:
         backend: that it trains on.
     """
     notes: list[str] = []
+    if options.demo and options.dry_run:
+        notes.append(f"the start writes synthetic scenes to {options.data_root or demo.ROOT}")
     problems = [*_devices(options, backend, notes), *_kernels(options, backend)]
     problems += _names(options)
     if not problems:  # else the config cannot be merged
@@ -69,9 +72,11 @@ def _devices(options: JobOptions, backend: Backend, notes: list[str]) -> Iterato
     probe = backend.probe()
     if Capability.INDEXED in backend.capabilities:
         if probe.devices < options.nproc:
+            cpu = " or ANYBEV_BACKEND=cpu" if options.demo else ""
             yield (
                 f"--num-npu must be at most {probe.devices}, the number of {backend.name} devices "
-                f"of this node ({probe.detail}), got {options.nproc}"
+                f"of this node ({probe.detail}), got {options.nproc}; try "
+                f"--num-npu={max(1, probe.devices)}{cpu}"
             )
         return
     notes.append(
@@ -95,29 +100,34 @@ def _kernels(options: JobOptions, backend: Backend) -> Iterator[str]:
 
 def _names(options: JobOptions) -> Iterator[str]:
     named = {"--data-root": options.data_root, "--load-from": options.load_from}
-    named["--swin"] = options.swin
+    named |= {"--swin": options.swin, "ANYBEV_WEIGHTS": envs.weights_dir()}
     for flag, value in named.items():
         if value is not None and _UNSAFE.search(str(value)):
-            yield f"{flag} must be a path without spaces, commas and brackets, got {str(value)!r}"
+            yield f"{flag} must be a path without commas, brackets and quotes, got {str(value)!r}"
 
 
 def _files(options: JobOptions, config: Config) -> Iterator[str]:
     merged = effective(options, config)
-    yield from _data(merged)
+    if not (options.demo and options.dry_run):  # the start writes them
+        yield from _data(merged)
     yield from _weights(merged, options)
 
 
 def effective(options: JobOptions, config: Config) -> Config:
-    """The config as the job's processes will have it."""
+    """The config as the job's processes will have it: read by the parser that they use."""
     merged = Config(config.to_dict())
-    pairs = (option.partition("=") for option in config_options(options, config))
-    merged.merge_from_dict({key: None if value == "None" else value for key, _, value in pairs})
+    pairs = config_options(options, config)
+    if pairs:
+        words = [str(options.config), "--cfg-options", *pairs]
+        merged.merge_from_dict(train_parser().parse_args(words).cfg_options)
     return merged
 
 
 def _data(config: Config) -> Iterator[str]:
     said: set[str] = set()
     for loader in ("train_dataloader", "val_dataloader"):
+        if not config.get(loader):  # a training without evaluation
+            continue
         dataset = innermost(config[loader])
         root = Path(dataset["data_root"])
         if not root.is_dir() and str(root) not in said:
@@ -128,7 +138,7 @@ def _data(config: Config) -> Iterator[str]:
             sampler = step.get("db_sampler") or {}
             if "info_path" in sampler:
                 yield from _missing(Path(sampler["info_path"]), root, said)
-    evaluators = config.val_evaluator
+    evaluators = config.get("val_evaluator") or ()
     for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
         root = Path(evaluator.get("data_root", "."))
         if "ann_file" in evaluator:
@@ -193,7 +203,7 @@ def _network() -> Iterator[str]:
 def _port(options: JobOptions, problems: list[str], notes: list[str]) -> JobOptions:
     """The options with a port that is free; on several nodes all must use the one named."""
     try:
-        address = resolve(options.master_addr or _LOOPBACK)
+        address = resolve(options.master_addr or LOOPBACK)
         if options.nnodes > 1:
             if options.node_rank == 0:
                 listening_socket(address, options.port).close()

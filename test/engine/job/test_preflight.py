@@ -111,8 +111,36 @@ def test_checkpoint_to_resume_must_be_there(
 def test_path_that_the_command_line_would_cut_is_refused(
     ready: JobOptions, config: Config, cpu: Backend
 ) -> None:
-    (problem,) = preflight.check(replace(ready, load_from="my file.pth"), config, cpu).problems
-    assert "--load-from must be a path without spaces, commas and brackets" in problem
+    (problem,) = preflight.check(replace(ready, load_from="my,file.pth"), config, cpu).problems
+    assert "--load-from must be a path without commas, brackets and quotes" in problem
+
+
+def test_weights_may_lie_in_a_folder_with_a_blank(
+    ready: JobOptions,
+    config: Config,
+    cpu: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "my weights"
+    folder.mkdir()
+    (folder / command.LIDAR_CHECKPOINT).touch()
+    monkeypatch.setenv("ANYBEV_WEIGHTS", str(folder))
+    named = replace(ready, load_from=None)
+    assert preflight.check(named, config, cpu).problems == ()
+    assert preflight.effective(named, config).load_from == str(folder / command.LIDAR_CHECKPOINT)
+    monkeypatch.setenv("ANYBEV_WEIGHTS", "a,b")
+    (problem,) = preflight.check(named, config, cpu).problems
+    assert "ANYBEV_WEIGHTS must be a path without commas" in problem
+
+
+def test_config_is_the_one_that_the_training_reads(
+    ready: JobOptions, config: Config, cpu: Backend
+) -> None:
+    none = ("val_evaluator=None", "val_cfg=None", "val_dataloader=None")
+    blind = replace(ready, cfg_options=(*none, "train_cfg.max_epochs=3"))
+    assert preflight.check(blind, config, cpu).problems == ()
+    assert preflight.effective(blind, config).train_cfg.max_epochs == 3
 
 
 def test_port_in_use_is_passed_over_and_said(
@@ -183,7 +211,9 @@ def npu(devices: int) -> Any:
 def test_fewer_devices_than_asked_for(ready: JobOptions, config: Config) -> None:
     (problem,) = preflight.check(ready, config, npu(4)).problems
     assert "--num-npu must be at most 4, the number of npu devices of this node" in problem
-    assert problem.endswith("got 8")
+    assert problem.endswith("got 8; try --num-npu=4")
+    (problem,) = preflight.check(replace(ready, demo=True), config, npu(4)).problems
+    assert problem.endswith("try --num-npu=4 or ANYBEV_BACKEND=cpu")
     found = preflight.check(ready, config, npu(8))
     assert (found.problems, found.notes) == ((), ())
 

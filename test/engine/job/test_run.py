@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 import anybev
+from anybev.engine.job import nodes
 from anybev.engine.job import run as runs
 from anybev.engine.job.command import Command
 from anybev.engine.job.options import JobOptions
-from anybev.reporting.status import append_status, read_status
+from anybev.reporting.job_status import job_status
+from anybev.reporting.status import read_status
+from anybev.testing.processes import exit_status_of
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
 
 ROOT = Path(anybev.__file__).resolve().parents[2]
@@ -91,7 +94,8 @@ def test_end_of_a_job_that_could_not_say_it_itself_is_kept(job: JobOptions) -> N
     line = "error: rank 3 (pid 77, local rank 3) was killed by SIGKILL"
     assert train(job, f"print({line!r}); sys.exit(137)") == 137
     assert job.work_dir is not None
-    (event,), _ = read_status(job.work_dir / "status.json")
+    (launch, event), _ = read_status(job.work_dir / "status.json")
+    assert (launch["status"], launch["kind"], launch["pid"]) == ("STARTED", "launch", os.getpid())
     assert (event["status"], event["kind"], event["message"]) == ("FAILURE", "launch", line)
     assert (event["rank"], event["pid"], event["world_size"]) == (3, 77, 8)
     assert train(job, "sys.exit(1)") == 1
@@ -99,14 +103,78 @@ def test_end_of_a_job_that_could_not_say_it_itself_is_kept(job: JobOptions) -> N
     assert events[-1]["message"] == "the job ended with status 1"
 
 
+_RANK_FAILS = """
+from anybev.reporting.status import append_status
+append_status("status.json", status="FAILURE", kind="train", message="loss is NaN", rank=1)
+"""
+
+
 def test_failure_that_a_rank_wrote_stands_alone(job: JobOptions) -> None:
     assert job.work_dir is not None
-    path = job.work_dir / "status.json"
-    append_status(path, status="FAILURE", kind="train", message="loss is NaN", rank=1)
-    later = time.time() + 5  # as if it were written during the job
-    os.utime(path, (later, later))
-    assert train(job, "sys.exit(1)") == 1
-    assert len(read_status(path)[0]) == 1
+    assert train(job, f"{_RANK_FAILS}sys.exit(1)") == 1
+    events, _ = read_status(job.work_dir / "status.json")
+    assert [event["message"] for event in events[1:]] == ["loss is NaN"]
+
+
+def test_killed_rank_is_told_beside_what_the_others_wrote(job: JobOptions) -> None:
+    assert job.work_dir is not None
+    line = "error: rank 3 (pid 77, local rank 3) was killed by SIGKILL; its own messages are above"
+    assert train(job, f"{_RANK_FAILS}print({line!r}); sys.exit(137)") == 137
+    events, _ = read_status(job.work_dir / "status.json")
+    assert (events[-1]["kind"], events[-1]["pid"]) == ("launch", 77)
+    assert job_status(job.work_dir).detail == f"rank 3: {line}"
+
+
+def test_output_that_nobody_reads_does_not_end_the_job(
+    job: JobOptions, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    readable, writable = os.pipe()
+    os.close(readable)  # as after `| head`
+    with os.fdopen(writable, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert train(job, f"print('Epoch(train) [1]'); {write_metrics()}") == 0
+    assert job.log_file is not None
+    assert "Final Train Loss : 1.5" in job.log_file.read_text()
+    assert capfd.readouterr().err.count("took no more of the output: [Errno 32] Broken pipe") == 1
+
+
+def test_ignored_signal_stays_ignored(job: JobOptions) -> None:
+    code = """
+import signal, time
+signal.signal(signal.SIGHUP, lambda *_: sys.exit(5))
+os.kill(os.getppid(), signal.SIGHUP)
+time.sleep(1)
+open("metrics.json", "w").write('{}')
+"""
+
+    def act() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        assert train(replace(job, case=None), code) == 0
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert nodes._heeded("SIGTERM,SIGHUP") == "SIGTERM"
+
+    assert exit_status_of(act) == 0
+
+
+def test_training_that_is_told_no_folder_has_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = JobOptions(config=CONFIG_FILE, dry_run=True, nproc=1)
+    assert runs.run(plain) == 0
+    words = capsys.readouterr().out.split()
+    assert words[words.index("--work-dir") + 1] == f"work_dirs/{CONFIG_FILE.stem}"
+    assert runs.run(replace(plain, cfg_options=("work_dir=w",))) == 0
+    assert "--work-dir w " in capsys.readouterr().out
+
+
+def test_demo_says_what_its_start_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "scenes"
+    demo = JobOptions(config=CONFIG_FILE, demo=True, dry_run=True, nproc=1, data_root=root)
+    assert runs.run(replace(demo, work_dir=tmp_path / "w")) == 0
+    said = capsys.readouterr().err
+    assert f"note: the start writes synthetic scenes to {root}" in said
+    assert "data:" not in said
+    assert not root.exists()
 
 
 def test_signal_is_handed_on_once(job: JobOptions, capfd: pytest.CaptureFixture[str]) -> None:
