@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from anybev import envs
 from anybev.engine import train
+from anybev.engine.job.demo import CONFIG
+from anybev.engine.job.rendezvous import DEFAULT_JOIN_TIMEOUT_S
 
 KINDS = ("full", "performance")
 PRECISIONS = ("fp32", "fp16")
@@ -52,7 +54,7 @@ class JobOptions:
         dry_run: print the command, start nothing.
         output_dir: folder of the log and the result file.
         cfg_options: further ``KEY=VALUE`` for the config.
-        train_flags: further flags of ``tools/train.py``.
+        train_flags: further flags of ``tools/train.py``, without those that the launcher has too.
         notes: what has to be said about how these values came about.
     """
 
@@ -68,7 +70,7 @@ class JobOptions:
     master_addr: str | None = None
     port: int = PORT
     max_restarts: int = 0
-    join_timeout_s: int = 600
+    join_timeout_s: int = DEFAULT_JOIN_TIMEOUT_S
     batch_size: int | None = None
     epochs: int | None = None
     data_root: Path | None = None
@@ -133,7 +135,7 @@ def parser() -> argparse.ArgumentParser:
     add("--port", metavar="PORT", help=f"of the rendezvous (default: {PORT})")
     add("--max-restarts", metavar="N", help="start a failed job again, N times (default: 0)")
     add("--join-timeout", dest="join_timeout_s", metavar="S", help="seconds to wait for the others")
-    add("--config", type=Path, help="config file (default: the script's)")
+    add("--config", type=Path, action="append", help="config file (default: the script's)")
     add("--data-root", type=Path, help="folder of the data set (default: the config's)")
     add("--work-dir", type=Path, help="logs and checkpoints (default: work_dirs/<case>)")
     add("--load-from", "--weights", metavar="FILE", help="checkpoint to start from, or none")
@@ -142,13 +144,24 @@ def parser() -> argparse.ArgumentParser:
     add("--auto-scale-lr", action="store_true", help="scale the rate to the global batch")
     add("--demo", action="store_true", help="synthetic scenes and a small config")
     add("--dry-run", action="store_true", help="print the command and what is missing")
-    add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override the config")
+    _add_config_options(flags)
     add("--output-dir", type=Path, default=Path("test/output"), help="log and result file")
     add("--case", help="name of the log; set by the scripts")
     add("--kind", choices=KINDS, default="full", help="set by the scripts")
     add("--precision", choices=PRECISIONS, default="fp32", help="set by the scripts")
     add("--network", default="BEVFusion", help="name in the result file")
     return flags
+
+
+def _add_config_options(flags: argparse.ArgumentParser) -> None:
+    flags.add_argument(
+        "--cfg-options",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the config",
+    )
 
 
 def from_arguments(argv: Sequence[str]) -> JobOptions:
@@ -160,6 +173,7 @@ def from_arguments(argv: Sequence[str]) -> JobOptions:
     Raises:
         ValueError: an unknown flag, a value out of its range, or values that contradict.
     """
+    _refuse_empty(argv)
     own, rest = _split(argv)
     given = vars(parser().parse_intermixed_args(own))
     notes: list[str] = []
@@ -167,10 +181,8 @@ def from_arguments(argv: Sequence[str]) -> JobOptions:
     _take_variables(given, notes)
     numbers = {name: _number(name, given.pop(name)) for name in _LEAST}
     given |= {name: value for name, value in numbers.items() if value is not None}
-    if given["config"] is None:
-        raise ValueError("job: --config must name a config file, got none")
-    given["cfg_options"], given["train_flags"] = tuple(given["cfg_options"]), tuple(rest)
-    _add_train_flags(given)
+    given["config"] = _config(given)
+    _add_train_flags(given, rest)
     if given["case"]:
         _add_defaults(given)
     options = JobOptions(
@@ -178,6 +190,18 @@ def from_arguments(argv: Sequence[str]) -> JobOptions:
     )
     _check(options)
     return options
+
+
+def _refuse_empty(words: Sequence[str]) -> None:
+    """An unset variable must not become a training from scratch."""
+    for before, word in zip(["", *words], words, strict=False):
+        flag, equals, value = word.partition("=")
+        if not word.strip() or (flag.startswith("--") and equals and not value.strip()):
+            name = flag if equals else before
+            raise ValueError(
+                f"job: {name or 'the first value'} must have a value, got an empty one; try "
+                "without it, or set the variable that it is taken from"
+            )
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -229,17 +253,44 @@ def _number(name: str, text: str | None) -> int | None:
     return int(text)
 
 
-def _add_train_flags(given: dict[str, Any]) -> None:
-    """Check flags of the training before any process sees them; take its work directory."""
+def _config(given: dict[str, Any]) -> Path:
+    """The last config that was named: the user's comes after the script's."""
+    named: list[Path] = given["config"] or []
+    if given["demo"] and len(named) > bool(given["case"]):
+        raise ValueError(
+            f"job: --demo must stand without --config, it brings its own, got {named[-1]}; try one "
+            "of the two"
+        )
+    if not named and not given["demo"]:
+        raise ValueError("job: --config must name a config file, got none")
+    return named[-1] if named else CONFIG
+
+
+def _add_train_flags(given: dict[str, Any], words: Sequence[str]) -> None:
+    """Check flags of the training before any process sees them; take those that are ours too.
+
+    The launcher then looks at what the training will see, and each is handed on once.
+    """
     flags = train.parser()
     flags.error = _Parser.error.__get__(flags)  # type: ignore[method-assign]
-    parsed = flags.parse_args([str(given["config"]), *given["train_flags"]])
-    for name, ours in (("work_dir", given["work_dir"]), ("resume", given["resume"])):
-        theirs = getattr(parsed, name)
-        if theirs and ours:
-            raise ValueError(f"job: {_flag(name)} must be given once, got {ours} and {theirs}")
-    if parsed.work_dir:
-        given["work_dir"] = Path(parsed.work_dir)
+    flags.parse_args([str(given["config"]), *words])
+    shared = _Parser(prog="train", add_help=False)
+    shared.add_argument("--work-dir", type=Path)
+    shared.add_argument("--resume", nargs="?", const="auto")
+    shared.add_argument("--amp", action="store_true")
+    shared.add_argument("--auto-scale-lr", action="store_true")
+    _add_config_options(shared)
+    theirs, rest = shared.parse_known_args(words)
+    for name in ("work_dir", "resume"):
+        ours, other = given[name], getattr(theirs, name)
+        if ours and other:
+            raise ValueError(f"job: {_flag(name)} must be given once, got {ours} and {other}")
+        given[name] = ours or other
+    if theirs.amp:
+        given["precision"] = "fp16"
+    given["auto_scale_lr"] |= theirs.auto_scale_lr
+    given["cfg_options"] = (*given["cfg_options"], *theirs.cfg_options)
+    given["train_flags"] = tuple(rest)
 
 
 def _add_defaults(given: dict[str, Any]) -> None:
@@ -268,6 +319,11 @@ def _check(options: JobOptions) -> None:
         raise ValueError(
             f"job: {options.case} must run on 1 node, got {options.nnodes} (--nnodes or "
             "WORLD_SIZE); try test/nnodes_train_*.sh"
+        )
+    if options.resume and options.resume.isdecimal():
+        raise ValueError(
+            f"job: --resume must be a checkpoint, got {options.resume}, which looks like a value "
+            "without a name; try --resume at the end"
         )
     if options.node_rank >= options.nnodes:
         raise ValueError(

@@ -80,7 +80,20 @@ def test_job_without_a_case_leaves_the_config_alone() -> None:
     options = from_arguments(["--config", "c.py", "--", "--amp", "--work-dir", "w"])
     assert (options.batch_size, options.epochs, options.log_file) == (None, None, None)
     assert options.work_dir == Path("w")
-    assert options.train_flags == ("--amp", "--work-dir", "w")
+    assert (options.precision, options.train_flags) == ("fp16", ())
+
+
+def test_flags_of_the_training_join_the_launchers() -> None:
+    given = ["--cfg-options", "a=1", "--cfg-options", "b=2", "--resume", "--"]
+    given += ["--auto-scale-lr", "--cfg-options", "c=3", "d=4", "--tensorboard"]
+    options = from_arguments([*FULL, *given])
+    assert options.cfg_options == ("a=1", "b=2", "c=3", "d=4")
+    assert (options.auto_scale_lr, options.resume) == (True, "auto")
+    assert options.train_flags == ("--tensorboard",)
+
+
+def test_demo_needs_no_config() -> None:
+    assert from_arguments(["--demo"]).config.is_file()
 
 
 def test_clusters_variables_stand_in_for_flags(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +124,14 @@ def test_clusters_variables_stand_in_for_flags(monkeypatch: pytest.MonkeyPatch) 
         (["--nnodes=2", "--master-addr=a"], "must run on 1 node, got 2 .* try test/nnodes_train"),
         (["--node-rank=1"], r"--node-rank must be in 0..0 for 1 node\(s\), got 1"),
         (["--cfg-options", "a"], "--cfg-options must be KEY=VALUE pairs, got 'a'"),
+        (["--resume="], "--resume must have a value, got an empty one; try without it"),
+        (["--load-from="], "--load-from must have a value, got an empty one"),
+        (["--swin", ""], "--swin must have a value, got an empty one"),
+        (["--work-dir= "], "--work-dir must have a value, got an empty one"),
+        (["--", "--resume="], "--resume must have a value, got an empty one"),
+        ([""], "must have a value, got an empty one"),
+        (["--resume", "4", "8"], "--resume must be a checkpoint, got 4, which looks like a value"),
+        (["--demo", "--config=my.py"], "--demo must stand without --config, .* got my.py"),
         (["--", "--bad"], "unrecognized arguments: --bad"),
         (["--", "--work-dir=a", "--resume"], None),
         (["--work-dir=b", "--", "--work-dir=a"], "--work-dir must be given once, got b and a"),
