@@ -1,7 +1,7 @@
 """Training from a config, behind tools/train.py."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from anybev.engine import distributed
 from anybev.engine.job_events import JobEvents
 from anybev.engine.launch import add_common_flags, build_runner, prepare
 from anybev.engine.tensorboard import require_tensorboard, write_for_tensorboard
+from anybev.reporting.run import read_json
 from anybev.reporting.status import write_json
 
 
@@ -61,6 +62,17 @@ def apply_flags(config: Config, args: argparse.Namespace) -> None:
     require_tensorboard(config)
 
 
+def _earlier(file: Path, config: Config) -> dict[str, Any]:
+    """What an earlier start of a resumed run left in ``metrics.json``; empty without one."""
+    if not config.get("resume") or not file.is_file():
+        return {}
+    try:
+        found = read_json(file)
+    except ValueError:  # it is written anew
+        return {}
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
 def train(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train and return the last evaluation's metrics."""
     args = parser().parse_args(argv)
@@ -72,9 +84,11 @@ def train(argv: Sequence[str] | None = None) -> dict[str, Any]:
         runner.train()
         metrics = dict(getattr(runner, "last_metrics", {}))
         measures = getattr(runner, "train_measures", None)
-        known = metrics | ({"train": measures} if measures else {})
-        if known and runner.rank == 0:
-            write_json(Path(runner.work_dir) / "metrics.json", known)
+        if runner.rank == 0:
+            file = Path(runner.work_dir) / "metrics.json"
+            # A resume without a step left measured nothing: what the run measured before stays.
+            known = {"train": measures} if measures else _earlier(file, config)
+            write_json(file, known | metrics)
         job.kpi = metrics
         distributed.leave()
     return metrics

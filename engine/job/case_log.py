@@ -43,16 +43,18 @@ def read_case(options: JobOptions, work_dir: Path, seconds: float) -> Case:
         seconds: from the start of the launcher to the end of the training.
 
     Raises:
-        ValueError: ``metrics.json`` has no measures of a training; says what it lacks.
+        ValueError: ``metrics.json`` is no JSON object.
         FileNotFoundError: there is none.
     """
     path = work_dir / "metrics.json"
     if not path.is_file():
         raise FileNotFoundError(f"case: {path} must be there after a training, got none")
     metrics = read_json(path)
-    train = metrics.get("train") if isinstance(metrics, Mapping) else None
-    if not isinstance(train, Mapping):
-        raise ValueError(f"case: {path} must hold the training's measures as 'train', got none")
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"case: {path} must hold an object, got {type(metrics).__name__}")
+    train = metrics.get("train")
+    if not isinstance(train, Mapping):  # a resume that had no step left to do
+        train = {}
     ending = "acc" if options.kind == "full" else "performance"
     ranks = options.world_size
     case = f"{options.network}_bs{_batch(options, train)}_{ranks}p_{ending}"
@@ -86,11 +88,11 @@ def read_case(options: JobOptions, work_dir: Path, seconds: float) -> Case:
 
 
 def _batch(options: JobOptions, train: Mapping[str, Any]) -> int:
-    """Samples a process."""
-    if options.batch_size:
-        return options.batch_size
-    total = number(train.get("global_batch")) or options.world_size
-    return round(total / options.world_size)
+    """Samples a process, as they were: a config's option may have won over the flag."""
+    total = number(train.get("global_batch"))
+    if total:
+        return round(total / options.world_size)
+    return options.batch_size or 1
 
 
 def _text(value: Any) -> str:

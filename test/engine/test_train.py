@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from anybev.engine import checkpoint
+from anybev.engine.train import _earlier
 from anybev.reporting.job_status import job_status
 from anybev.testing.processes import run_tool
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
@@ -62,6 +64,17 @@ def test_training_leaves_what_a_report_needs(unbroken: Path) -> None:
     source = json.loads((facts_file.parent / "nuscenes" / "source.json").read_text())
     assert source["loading"]["data_prefix"]["pts"] == "samples/LIDAR_TOP"
     assert source["loading"]["load_dim"] == 5
+
+
+def test_resume_without_a_step_left_keeps_what_was_measured(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.json"
+    assert _earlier(file, Config({"resume": True})) == {}
+    measured = {"NDS": 0.5, "train": {"loss": 1.0}}
+    file.write_text(json.dumps(measured))
+    assert _earlier(file, Config({"resume": True})) == measured
+    assert _earlier(file, Config({"resume": False})) == {}
+    file.write_text("{")
+    assert _earlier(file, Config({"resume": True})) == {}
 
 
 def test_resume_inside_an_epoch_is_bit_equal(

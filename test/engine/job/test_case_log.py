@@ -59,7 +59,7 @@ def test_lines_are_drivingsdks(tmp_path: Path) -> None:
 
 
 def test_two_nodes_and_performance_name_the_file(tmp_path: Path) -> None:
-    work_dir = write(tmp_path, {"train": TRAIN | {"precision": "bf16"}})
+    work_dir = write(tmp_path, {"train": TRAIN | {"precision": "bf16", "global_batch": 64}})
     job = options(tmp_path, kind="performance", nnodes=2, master_addr="a", demo=True)
     case = read_case(job, work_dir, 1.0)
     assert case.file.name == "BEVFusion_bs4_16p_performance.log"
@@ -84,5 +84,17 @@ def test_batch_size_of_the_config_comes_from_the_global_one(tmp_path: Path) -> N
 def test_training_without_measures_has_no_case(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"metrics.json must be there after a training"):
         read_case(options(tmp_path), tmp_path, 1.0)
-    with pytest.raises(ValueError, match="must hold the training's measures as 'train', got none"):
-        read_case(options(tmp_path), write(tmp_path, {"NDS": 1.0}), 1.0)
+    with pytest.raises(ValueError, match="must hold an object, got list"):
+        read_case(options(tmp_path), write(tmp_path, []), 1.0)
+
+
+def test_resume_without_a_step_left_has_its_scores(tmp_path: Path) -> None:
+    case = read_case(options(tmp_path), write(tmp_path, {"NDS": 0.5}), 1.0)
+    assert {"NDS = 0.5", "ActualFPS = not measured", "BatchSize = 4"} <= set(case.lines)
+
+
+def test_batch_size_is_the_one_that_trained(tmp_path: Path) -> None:
+    content = {"train": TRAIN | {"global_batch": 64}}  # train_dataloader.batch_size=8 won
+    case = read_case(options(tmp_path), write(tmp_path, content), 1.0)
+    assert case.file.name == "BEVFusion_bs8_8p_acc.log"
+    assert "BatchSize = 8" in case.lines
