@@ -12,5 +12,11 @@ options=(--config "$1" --num-npu "$2")
 [[ -z ${MASTER_ADDR:-} ]] || options+=(--master-addr "$MASTER_ADDR")
 [[ -z ${PORT:-} ]] || options+=(--port "$PORT")
 python=${PYTHON:-${VIRTUAL_ENV:-.venv}/bin/python}
-command -v "$python" >/dev/null || python=python3
+command -v "$python" >/dev/null || {
+  [[ -z ${PYTHON:-} ]] || {
+    echo "error: PYTHON must name an interpreter, got $PYTHON" >&2
+    exit 2
+  }
+  python=python3
+}
 exec "$python" -m anybev.engine.job "${options[@]}" -- "${@:3}"

@@ -6,6 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anybev.engine.job import nodes
+
+# Programs whose children are ranks.
+_AGENTS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", nodes.MODULE)
 _PROC = Path("/proc")
 _NODE_RANK = re.compile(rb"(?:^|\0)GROUP_RANK=(\d+)")
 _AGENT_RANK = re.compile(r"--rdzv-conf=(?:.*,)?rank=(\d+)")
@@ -100,5 +104,11 @@ def _node(pid: int, words: Sequence[str]) -> int | None:
 
 
 def _is_orphan(pid: int) -> bool:
-    """Whether torchrun started it and is gone."""
-    return b"TORCHELASTIC_RUN_ID=" in _read(pid, "environ") and _parent(pid) == 1
+    """Whether torchrun started it and is gone: whoever adopted it is neither one nor a training.
+
+    Workers of data loaders look like the training that forked them.
+    """
+    if b"TORCHELASTIC_RUN_ID=" not in _read(pid, "environ"):
+        return False
+    words = _read(_parent(pid), "cmdline").decode(errors="replace").split("\0")
+    return not any(Path(word).name in ("train.py", *_AGENTS) for word in words)

@@ -6,7 +6,13 @@ case_name=$(basename "$0" .sh)
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=${PYTHON:-${VIRTUAL_ENV:-.venv}/bin/python}
-command -v "$python" >/dev/null || python=python3
+command -v "$python" >/dev/null || {
+  [[ -z ${PYTHON:-} ]] || {
+    echo "error: PYTHON must name an interpreter, got $PYTHON" >&2
+    exit 2
+  }
+  python=python3
+}
 
 backend=${ANYBEV_BACKEND:-auto}
 if [[ $backend == auto ]]; then

@@ -90,12 +90,19 @@ def test_dist_train_takes_mmdetection3ds_arguments(echo: Path) -> None:
     flags = ("c.py", "4", "--amp", "--work-dir", "w")
     options = read(call(ROOT / "tools" / "dist_train.sh", echo, *flags, PORT="300"))
     assert (options.nproc, options.port, options.work_dir) == (4, 300, Path("w"))
-    assert options.train_flags == ("--amp", "--work-dir", "w")
+    assert (options.precision, options.train_flags) == ("fp16", ())
     assert options.case is None
     nodes = ("c.py", "4", "2", "1", "300", "10.0.0.1", "--amp")
     options = read(call(ROOT / "tools" / "nnodes_dist_train.sh", echo, *nodes))
     assert (options.nnodes, options.node_rank, options.master_addr) == (2, 1, "10.0.0.1")
-    assert (options.port, options.train_flags) == (300, ("--amp",))
+    assert (options.port, options.precision) == (300, "fp16")
+
+
+@pytest.mark.parametrize("script", [SCRIPTS[0], ROOT / "tools" / "dist_train.sh"])
+def test_python_that_is_not_there_is_said(script: Path, echo: Path) -> None:
+    result = call(script, echo, "c.py", "1", PYTHON="no-such-python")
+    assert result.returncode == 2
+    assert "PYTHON must name an interpreter, got no-such-python" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["dist_train.sh", "nnodes_dist_train.sh"])
