@@ -85,6 +85,26 @@ def test_top_level_folder_says_what_it_is_for(folder: str) -> None:
     assert 0 < len((ROOT / folder / "README.md").read_text().splitlines()) <= 60
 
 
+def test_every_variable_and_page_is_documented() -> None:
+    named = set(re.findall(r"\bANYBEV_[A-Z_]+[A-Z]", (ROOT / "docs/environment.md").read_text()))
+    read = [ROOT / "src/anybev/envs.py", *ROOT.glob("*.sh"), *(ROOT / "test").glob("*.sh")]
+    text = "\n".join(path.read_text() for path in read)
+    assert set(re.findall(r"\bANYBEV_[A-Z_]+[A-Z]", text)) == named
+    index = (ROOT / "docs/README.md").read_text()
+    assert [p.name for p in (ROOT / "docs").glob("*.md") if f"({p.name})" not in index] == [
+        "README.md"
+    ]
+
+
+@pytest.mark.parametrize(
+    "page", sorted(str(p.relative_to(ROOT)) for p in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
+)
+def test_links_of_a_page_lead_somewhere(page: str) -> None:
+    path = ROOT / page
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
 def test_environment_variables_are_read_in_one_module() -> None:
     reads = re.compile(r"""(environ(\.get\(|\[)|getenv\()\s*["']ANYBEV_""")
     product = [*GUARDED, "tools", "src/anybev"]
