@@ -19,6 +19,7 @@ def install(*arguments: str, **variables: str) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         env=os.environ | variables,
+        timeout=300,
     )
 
 

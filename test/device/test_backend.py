@@ -121,5 +121,6 @@ def test_forced_reference_shows_in_env() -> None:
         capture_output=True,
         text=True,
         env={"ANYBEV_OPS": "sparse_conv=reference", "PATH": "/usr/bin:/bin"},
+        timeout=300,
     )
     assert "'cpu': 'reference'" in result.stdout, result.stderr

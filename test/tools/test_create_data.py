@@ -34,7 +34,7 @@ def test_bad_input_is_named(main, tmp_path, arguments, error, match):
 
 def test_bad_input_ends_in_one_line():
     command = [sys.executable, str(SCRIPT), "waymo"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2
     assert result.stderr == "error: dataset must be one of nuscenes, got 'waymo'\n"
 

@@ -89,7 +89,7 @@ def test_every_instruction_set_equals_reference(
         "OMP_NUM_THREADS": "1",
     }
     code = _PROBE.format(path=str(path))
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
     narrow, widest = torch.load(path, weights_only=True), every_shape()
     monkeypatch.setenv("ANYBEV_OPS", "lift_splat=reference")
     for got in (narrow, widest):

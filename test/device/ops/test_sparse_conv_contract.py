@@ -110,7 +110,7 @@ def probe(path: str, capability: str, forced: str = "") -> list[Tensor]:
         "OMP_NUM_THREADS": "1",
     }
     code = _PROBE.format(path=path)
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
     return list(torch.load(path, weights_only=True))
 
 

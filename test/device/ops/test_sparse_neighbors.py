@@ -260,7 +260,9 @@ def summary_elsewhere(instructions: str) -> str:
     """The same digest from a process that may use fewer instructions."""
     command = [sys.executable, "-c", SUMMARY + "print(summary())"]
     environment = os.environ | {"ATEN_CPU_CAPABILITY": instructions}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
     return finished.stdout.strip()
 
 
