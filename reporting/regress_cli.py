@@ -46,9 +46,9 @@ def regress(
 ) -> None:
     """Compare a run with a baseline; ends with 1 on a regression.
 
-    NDS, mAP, errors, AP of each class and the loss curve, by tolerances from repeated seeds; FPS on
+    NDS, mAP, errors, AP of each class and the loss curve, by tolerances from other seeds; FPS on
     the machine of the baseline alone. Several RUNs are judged by their mean. Exit status: 0 no
-    regression, 1 regression, 2 cannot be compared (another config or data set, missing numbers).
+    regression, 1 regression, 2 cannot be compared (another config or data set, missing numbers, too few seeds).
     """
     from anybev.reporting.baseline import read_baseline, run_numbers
     from anybev.reporting.regress import compare, print_comparison, to_json
