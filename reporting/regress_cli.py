@@ -48,7 +48,8 @@ def regress(
 
     NDS, mAP, errors, AP of each class and the loss curve, by tolerances from other seeds; FPS on
     the machine of the baseline alone. Several RUNs are judged by their mean. Exit status: 0 no
-    regression, 1 regression, 2 cannot be compared (another config or data set, missing numbers, too few seeds).
+    regression, 1 regression, 2 cannot be compared (another config or data set, missing numbers, too
+    few seeds).
     """
     from anybev.reporting.baseline import read_baseline, run_numbers
     from anybev.reporting.regress import compare, print_comparison, to_json
