@@ -120,11 +120,7 @@ def read_frame(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[Us
         images = find_images(calibration, request.images, stem)
         if not with_images:
             notes.append(f"{request.config.name} uses lidar alone: pictures are only drawn on")
-    by_name = {camera.channel: camera for camera in calibration.cameras}
-    pictures = {}
-    for name, path in images.items():
-        pictures[name] = read_image(path, by_name[name], upright=upright)
-        notes += image_notes(path, by_name[name], pictures[name], upright=upright)
+    pictures = _read_images(calibration, images, upright, notes)
     points = to_model(points, calibration.lidar2model)
     sweeps: tuple[SweepInfo, ...] = ()
     if request.sweeps is not None:
@@ -136,6 +132,17 @@ def read_frame(request: Request, steps: Sequence[Mapping[str, Any]]) -> tuple[Us
         )
     frame = UserFrame(points, calibration, images, pictures, sweeps)
     return frame, notes + _check_projection(frame)
+
+
+def _read_images(
+    calibration: Calibration, images: Mapping[str, Path], upright: bool, notes: list[str]
+) -> dict[str, np.ndarray]:
+    by_name = {camera.channel: camera for camera in calibration.cameras}
+    pictures = {}
+    for name, path in images.items():
+        pictures[name] = read_image(path, by_name[name], upright=upright)
+        notes += image_notes(path, by_name[name], pictures[name], upright=upright)
+    return pictures
 
 
 def _check_request(request: Request, with_points: bool, with_images: bool) -> None:

@@ -2,6 +2,7 @@ import pytest
 from click.testing import CliRunner
 
 from anybev.cli import main
+from anybev.engine.infer import Result
 
 
 def test_help_lists_the_commands() -> None:
@@ -52,3 +53,10 @@ def test_synth_refuses_a_folder_with_other_files(tmp_path) -> None:
     result = CliRunner().invoke(main, ["synth", "nuscenes", "--out", str(tmp_path)])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
+
+
+def test_notes_of_infer_cannot_rewrite_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = Result({}, [], "no box", ["a\x1b[31m.png"])
+    monkeypatch.setattr("anybev.engine.infer.infer", lambda request: result)
+    shown = CliRunner().invoke(main, ["infer", "config.py", "model.pth"])
+    assert "note: a?[31m.png" in shown.output

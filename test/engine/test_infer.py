@@ -18,7 +18,7 @@ from anybev.datasets.user_calibration import Calibration
 from anybev.engine import checkpoint
 from anybev.engine import config as configs
 from anybev.engine.builder import build_detector
-from anybev.engine.infer import Result, _options, _truth, infer
+from anybev.engine.infer import _options, _truth, infer
 from anybev.engine.infer_frame import Request, read_frame
 from anybev.engine.registry import DATASETS
 from anybev.testing.tiny_config import (
@@ -388,13 +388,6 @@ def test_the_command(lidar: Request) -> None:
     wrong = CliRunner().invoke(main, [*arguments, *given, *options, "--calib", "none.json"])
     assert wrong.exit_code == 1
     assert "Error: calib: none.json must be an existing file" in wrong.output
-
-
-def test_notes_cannot_rewrite_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    result = Result({}, [], "no box", ["a\x1b[31m.png"])
-    monkeypatch.setattr("anybev.engine.infer.infer", lambda request: result)
-    shown = CliRunner().invoke(main, ["infer", "config.py", "model.pth"])
-    assert "note: a?[31m.png" in shown.output
 
 
 def test_the_command_prints_a_calibration_to_start_from() -> None:
