@@ -227,9 +227,8 @@ def test_another_grid_is_told_from_half_precision(name, theirs, tmp_path):
         rounded = {key: value.to(dtype) for key, value in model.state_dict().items()}
         torch.save(rounded, tmp_path / "m.pth")
         assert load_into(model, tmp_path / "m.pth").loaded == 3
-    torch.save(
-        model.state_dict() | {f"view_transform.{name}": torch.tensor(theirs)}, tmp_path / "m"
-    )
+    another = {f"view_transform.{name}": torch.tensor(theirs)}
+    torch.save(model.state_dict() | another, tmp_path / "m.pth")
     with pytest.raises(ValueError, match=f"view_transform.{name} of .* must be what the config sa"):
         load_into(model, tmp_path / "m.pth")
 

@@ -63,7 +63,7 @@ class StageRecorder:
         if view is None or batch.cameras is None:
             return
         with torch.no_grad():
-            points = view.points_lidar_m(batch.cameras, batch.lidar_aug_matrix)
+            points = view.frustum_points_lidar_m(batch.cameras, batch.lidar_aug_matrix)
             cells, kept = view.cells(points)
         self._keep("cam.geom", points)
         hit = torch.unique(cells[kept], dim=0)
