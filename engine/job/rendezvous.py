@@ -118,11 +118,7 @@ class NodeRendezvous(RendezvousHandler):
         Raises:
             MachineError: another node has ended with a failure, or node 0 is gone.
         """
-        if self._call("check", ["failed"]):
-            who = bytes(self._call("get", "failed")).decode()
-            raise envs.MachineError(
-                f"node {self.meeting.node_rank}: {who} has failed; its messages say why"
-            )
+        self._end_after_failure()
         return int(self._call("add", f"round_{self._round + 1}/joined", 0))
 
     def next_rendezvous(self) -> RendezvousInfo:
@@ -165,6 +161,14 @@ class NodeRendezvous(RendezvousHandler):
             meeting.nnodes,
             RendezvousStoreInfo(meeting.address, port),
         )
+
+    def _end_after_failure(self) -> None:
+        """End where another node has ended with a failure: it will not come to a new round."""
+        if self._call("check", ["failed"]):
+            who = bytes(self._call("get", "failed")).decode()
+            raise envs.MachineError(
+                f"node {self.meeting.node_rank}: {who} has failed; its messages say why"
+            )
 
     def _refuse_repetition(self) -> None:
         """End where a process of the last round said that another one would fail the same way."""
@@ -252,9 +256,10 @@ class NodeRendezvous(RendezvousHandler):
         """Wait a moment for the others.
 
         Raises:
-            MachineError: the job is over, or the time is up.
+            MachineError: the job is over, another node has failed, or the time is up.
         """
         meeting = self.meeting
+        self._end_after_failure()
         if self.is_closed():
             who = bytes(self._call("get", "closed")).decode()
             raise envs.MachineError(f"node {meeting.node_rank}: {who} has ended the job")

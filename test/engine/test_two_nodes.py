@@ -33,6 +33,8 @@ print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {total.item():g}, att
       flush=True)
 if sys.argv[1] == "kill" and attempt == "1" and dist.get_rank() == int(sys.argv[2]):
     os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "fail":  # the others wait for it, as in a collective of an accelerator
+    sys.exit(3) if dist.get_rank() == int(sys.argv[2]) else time.sleep(600)
 while sys.argv[1] == "stay" or (sys.argv[1] == "kill" and attempt == "1"):
     dist.all_reduce(total)
     time.sleep(0.05)
@@ -167,6 +169,21 @@ def test_without_restarts_both_nodes_end(
     assert second == 128 + signal.SIGKILL
     assert words.splitlines()[-1].startswith("error: rank 2 (pid ")
     assert "was killed by SIGKILL" in words
+
+
+def test_a_node_that_fails_ends_the_one_whose_ranks_wait(
+    pair: tuple[Node, Node], worker: Path, tmp_path: Path
+) -> None:
+    head, other = pair
+    (first, words), (second, _) = _both(
+        tmp_path,
+        [
+            node.command(*_torchrun(rank, head.address), worker, "fail", 2)
+            for rank, node in enumerate((head, other))
+        ],
+    )
+    assert (first, second) == (2, 3)
+    assert words.splitlines()[-1] == "error: node 0: node 1 has failed; its messages say why"
 
 
 @pytest.mark.parametrize(
