@@ -27,7 +27,9 @@ from anybev.testing.tiny_config import (
     tiny_camera_options,
     tiny_options,
 )
+from anybev.testing.tolerances import tolerances
 
+BOXES, FLOAT = tolerances(torch.float32, "boxes"), tolerances(torch.float32)
 OPTIONS = {
     CONFIG_FILE: (*tiny_options(Path("none")),),
     CAMERA_CONFIG_FILE: (*tiny_camera_options(Path("none")),),
@@ -154,12 +156,12 @@ def test_other_axes_turn_the_boxes_and_nothing_else(cameras: Request) -> None:
         assert len(found) == len(expected)
         for ours, theirs in zip(found, expected, strict=True):
             x, y, z = theirs["center_m"]
-            np.testing.assert_allclose(ours["center_m"], [y, -x, z], atol=1e-4)
+            np.testing.assert_allclose(ours["center_m"], [y, -x, z], **BOXES)
             assert ours["size_m"] == theirs["size_m"]
             difference = ours["yaw_rad"] - (theirs["yaw_rad"] - np.pi / 2)
-            assert abs((difference + np.pi) % (2 * np.pi) - np.pi) < 1e-5
+            assert abs((difference + np.pi) % (2 * np.pi) - np.pi) < FLOAT["atol"]
             vx, vy = theirs["velocity_mps"]
-            np.testing.assert_allclose(ours["velocity_mps"], [vy, -vx], atol=1e-5)
+            np.testing.assert_allclose(ours["velocity_mps"], [vy, -vx], **FLOAT)
 
 
 def test_ages_in_the_file_take_the_place_of_sweeps(lidar: Request) -> None:
@@ -198,7 +200,8 @@ def test_a_frame_of_a_data_set_gives_the_boxes_of_evaluation(
     )
     result = infer(replace(request, sweeps=synthetic_root / "sweeps/LIDAR_TOP" if number else None))
     scores = np.sort(expected.scores.numpy())[::-1]
-    np.testing.assert_allclose([b["score"] for b in result.record["boxes"]], scores, atol=1e-5)
+    found = [b["score"] for b in result.record["boxes"]]
+    np.testing.assert_allclose(found, scores, **FLOAT)
     if number:
         alone = infer(request)
         assert any("earlier sweeps that were not read" in note for note in alone.notes)
@@ -371,7 +374,7 @@ def test_intensities_of_0_to_1_are_scaled(lidar: Request) -> None:
     np.save(lidar.points, points)
     result = infer(lidar)
     assert any("multiplied by 255" in note for note in result.notes)
-    np.testing.assert_allclose(_boxes(result.record), _boxes(expected), atol=1e-3)
+    np.testing.assert_allclose(_boxes(result.record), _boxes(expected), **BOXES)
 
 
 def test_mixed_precision_on_the_cpu(lidar: Request) -> None:
