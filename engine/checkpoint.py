@@ -86,7 +86,7 @@ def disk_full(error: BaseException) -> OSError | None:
 
 @contextmanager
 def name_full_disk(folder: Path) -> Iterator[None]:
-    """Around a training: a log or a table that finds no space ends in a clear error too.
+    """Around a training or evaluation: a log or table that finds no space ends in a clear error too.
 
     Args:
         folder: work directory, whose free space the message tells.
@@ -101,7 +101,7 @@ def name_full_disk(folder: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(folder).free / _MIB
         raise MachineError(
-            f"train: {folder} must have space for logs and checkpoints, got {error.strerror!r} "
+            f"run: {folder} must have space for logs and checkpoints, got {error.strerror!r} "
             f"({error.filename or 'file not told'}) with {free:.1f} MiB free; try --resume when "
             "there is room"
         ) from error
