@@ -86,7 +86,7 @@ def disk_full(error: BaseException) -> OSError | None:
 
 @contextmanager
 def name_full_disk(folder: Path) -> Iterator[None]:
-    """Around a training or evaluation: a log or table that finds no space ends in a clear error too.
+    """Around a training or evaluation: a log or table without space ends in a clear error too.
 
     Args:
         folder: work directory, whose free space the message tells.
