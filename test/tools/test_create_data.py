@@ -1,22 +1,14 @@
-import importlib.util
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from anybev.datasets.synthetic.nuscenes import write_nuscenes
-
-SCRIPT = Path(__file__).parents[2] / "tools" / "create_data.py"
+from anybev.testing.processes import load_tool, run_tool
 
 
 @pytest.fixture
 def main():
-    spec = importlib.util.spec_from_file_location("create_data", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool("create_data.py").main
 
 
 @pytest.mark.parametrize(
@@ -33,8 +25,7 @@ def test_bad_input_is_named(main, tmp_path, arguments, error, match):
 
 
 def test_bad_input_ends_in_one_line():
-    command = [sys.executable, str(SCRIPT), "waymo"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = run_tool("create_data.py", "waymo", check=False)
     assert result.returncode == 2
     assert result.stderr == "error: dataset must be one of nuscenes, got 'waymo'\n"
 

@@ -1,6 +1,5 @@
 """Golden packs: reading, judging, and the command."""
 
-import importlib.util
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,22 +14,17 @@ from anybev.models.bevfusion.detector import BEVFusion
 from anybev.testing import parity
 from anybev.testing.golden import GoldenPack, deterministic_weight
 from anybev.testing.golden_check import Checker, judge
+from anybev.testing.processes import load_tool
 from anybev.testing.tiny import tiny_batch, tiny_model_cfg
 
 SEED = 5
 MODEL = "lidar_only"
 TOLERANCE = np.array([1e-4, 0.0, 1e-4])
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_tool", ROOT / "tools" / "parity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool("parity.py")
 
 
 def _detector() -> BEVFusion:

@@ -1,9 +1,7 @@
 """Parity of the camera branch: with a pack of the tiny model's own, and with one real picture."""
 
-import importlib.util
 import zlib
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,12 +15,12 @@ from anybev.models.bevfusion.detector import BEVFusion
 from anybev.testing import parity
 from anybev.testing.golden import GoldenPack
 from anybev.testing.golden_check import Checker, judge
+from anybev.testing.processes import load_tool
 from anybev.testing.tiny_cameras import tiny_camera_batch, tiny_camera_cfg
 
 Arrays = dict[str, np.ndarray]
 SEED = 5
 MODEL = "lidar_cam"
-ROOT = Path(__file__).parents[2]
 CONFIG = "configs/_base_/models/bevfusion_lidar-cam_voxel0075_second_secfpn.py"
 CAMERA_STAGES = (
     "input.images",
@@ -138,7 +136,7 @@ def test_fused_gradients_may_sway_as_the_widest_recorded_one(recorded: Arrays) -
 def test_strict_injects_the_depth_image_and_says_so(
     recorded: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    tool = _tool()
+    tool = load_tool("parity.py")
     asked: list[object] = []
 
     def build(model: str, *, exact_geometry: bool = False) -> BEVFusion:
@@ -161,15 +159,6 @@ def test_strict_injects_the_depth_image_and_says_so(
     out = capsys.readouterr().out
     assert "injected: the recorded depth image; geometry computed in reference order" in out
     assert asked == [(MODEL, False), (MODEL, True)]
-
-
-def _tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("parity_tool", ROOT / "tools" / "parity.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

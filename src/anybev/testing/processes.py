@@ -1,5 +1,6 @@
 """Real jobs of several processes: started, watched, killed, and never left behind."""
 
+import importlib.util
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import torch
 
@@ -216,6 +217,16 @@ def run_tool(
     if check and result.returncode:
         raise AssertionError(result.stdout[-2000:] + result.stderr[-4000:])
     return result
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of ``tools/`` as a module of its own, to call its functions."""
+    spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), TOOLS / name)
+    assert spec is not None, name
+    assert spec.loader is not None, name
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def exit_status_of(act: Callable[[], object], seconds: float = 120) -> int:
