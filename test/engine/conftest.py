@@ -1,4 +1,4 @@
-"""A training of two ranks that nothing interrupts, to compare with."""
+"""A training of two ranks that nothing interrupts, to look at and to compare with."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from anybev.testing.tiny_training import HALVES, arguments
 
 @pytest.fixture(scope="session")
 def unbroken(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its work directory."""
+    """Its work directory: two epochs of five steps, a checkpoint every two, no evaluation."""
     work_dir = tmp_path_factory.mktemp("unbroken")
     command = arguments(synthetic_root, work_dir, more=HALVES)
     with Job(command, work_dir / "out.txt", ranks=2) as job:
