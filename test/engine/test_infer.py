@@ -177,11 +177,9 @@ def test_ages_in_the_file_take_the_place_of_sweeps(lidar: Request) -> None:
 def test_a_frame_of_a_data_set_gives_the_boxes_of_evaluation(
     cameras: Request, synthetic_root: Path, number: int
 ) -> None:
-    # Fewer sweeps than on file: both must draw the same ones.
-    options = (
-        *tiny_camera_options(synthetic_root),
-        "test_dataloader.dataset.pipeline.2.sweeps_num=3",
-    )
+    # Both must draw the same sweeps.
+    drawn = "test_dataloader.dataset.pipeline.2.sweep_choice=random"
+    options = (*tiny_camera_options(synthetic_root), drawn)
     config = configs.load(cameras.config, _options(options))
     configs.registries()
     dataset = DATASETS.build(config.test_dataloader.dataset)
