@@ -43,6 +43,24 @@ struct Grid {
   TORCH_CHECK(false, "bev_pool: coords changed while they were read");
 }
 
+// Called through torch.ops, nothing has looked at the shapes yet.
+void check(const at::Tensor& coords, int64_t count, int64_t batch_size, at::IntArrayRef xyz) {
+  TORCH_CHECK_VALUE(
+      coords.sizes() == at::IntArrayRef({count, 4}) && coords.scalar_type() == at::kInt,
+      "bev_pool: coords must be (", count, ", 4) int32, got ", coords.sizes(), " ",
+      coords.scalar_type());
+  bool fits = xyz.size() == 3 && batch_size >= 1;
+  int64_t cells = batch_size;
+  for (size_t axis = 0; fits && axis < 3; ++axis) {
+    fits = xyz[axis] >= 1 && xyz[axis] <= (int64_t{1} << 31) / cells;
+    cells *= fits ? xyz[axis] : 1;
+  }
+  TORCH_CHECK_VALUE(fits && cells < (int64_t{1} << 31),
+                    "bev_pool: batch_size and grid must be 1 and more, at most 2^31 - 1 cells, "
+                    "got ",
+                    batch_size, " and ", xyz);
+}
+
 // Linear cell of each point; an error names the first point outside the grid.
 std::unique_ptr<int32_t[]> linear_cells(const at::Tensor& coords, const Grid& grid) {
   const at::Tensor rows = coords.contiguous();
@@ -98,6 +116,9 @@ at::ScalarType sum_type(at::ScalarType type) { return type == at::kDouble ? type
 
 at::Tensor pool(const at::Tensor& features, const at::Tensor& coords, int64_t batch_size,
                 at::IntArrayRef grid_xyz) {
+  TORCH_CHECK_VALUE(features.dim() == 2, "bev_pool: features must be (P, C), got ",
+                    features.sizes());
+  check(coords, features.size(0), batch_size, grid_xyz);
   const Grid grid(batch_size, grid_xyz);
   const Kernels& kernels = kernels_for(features.scalar_type());
   const at::Tensor source = features.contiguous();
@@ -122,6 +143,13 @@ at::Tensor pool(const at::Tensor& features, const at::Tensor& coords, int64_t ba
 
 at::Tensor gather(const at::Tensor& grad, const at::Tensor& coords, at::IntArrayRef grid_xyz,
                   at::ScalarType dtype) {
+  TORCH_CHECK_VALUE(grad.dim() == 4, "bev_pool_backward: grad must be (B, C * Z, X, Y), got ",
+                    grad.sizes());
+  check(coords, coords.dim() ? coords.size(0) : 0, grad.size(0), grid_xyz);
+  TORCH_CHECK_VALUE(
+      grad.size(1) % grid_xyz[2] == 0 && grad.size(2) == grid_xyz[0] && grad.size(3) == grid_xyz[1],
+      "bev_pool_backward: grad must be (B, C * Z, X, Y) of grid ", grid_xyz, ", got ",
+      grad.sizes());
   const Grid grid(grad.size(0), grid_xyz);
   const Kernels& kernels = kernels_for(dtype);
   const at::Tensor rows = grad.permute({0, 2, 3, 1}).to(sum_type(dtype)).contiguous();

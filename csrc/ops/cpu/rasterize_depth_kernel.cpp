@@ -91,9 +91,29 @@ void draw_all(const Camera& camera, const float* points, int64_t columns, int64_
   }
 }
 
+// Called through torch.ops, nothing has looked at the shapes yet.
+void check(const at::Tensor& points, const at::Tensor& lidar2img, const at::Tensor& img_aug_matrix,
+           const at::Tensor& shift, const at::Tensor& unturn, int64_t height, int64_t width) {
+  TORCH_CHECK_VALUE(points.dim() == 2 && points.size(1) >= 3,
+                    "rasterize_depth: points_lidar_m must be (P, 3 or more), got ", points.sizes());
+  const int64_t cameras = lidar2img.dim() ? lidar2img.size(0) : 0;
+  TORCH_CHECK_VALUE(lidar2img.sizes() == at::IntArrayRef({cameras, 4, 4}) &&
+                        img_aug_matrix.sizes() == lidar2img.sizes(),
+                    "rasterize_depth: lidar2img and img_aug_matrix must be (N, 4, 4), got ",
+                    lidar2img.sizes(), " and ", img_aug_matrix.sizes());
+  TORCH_CHECK_VALUE(
+      shift.sizes() == at::IntArrayRef({3}) && unturn.sizes() == at::IntArrayRef({3, 3}),
+      "rasterize_depth: lidar_shift_m must be (3,) and lidar_unturn (3, 3), got ", shift.sizes(),
+      " and ", unturn.sizes());
+  TORCH_CHECK_VALUE(height >= 1 && width >= 1,
+                    "rasterize_depth: height and width must be 1 and more, got ", height, " and ",
+                    width);
+}
+
 at::Tensor rasterize_depth(const at::Tensor& points_lidar_m, const at::Tensor& lidar2img,
                            const at::Tensor& img_aug_matrix, const at::Tensor& lidar_shift_m,
                            const at::Tensor& lidar_unturn, int64_t height, int64_t width) {
+  check(points_lidar_m, lidar2img, img_aug_matrix, lidar_shift_m, lidar_unturn, height, width);
   const at::Tensor points = points_lidar_m.contiguous(), projections = lidar2img.contiguous();
   const at::Tensor augs = img_aug_matrix.contiguous(), shift = lidar_shift_m.contiguous();
   const at::Tensor unturn = lidar_unturn.contiguous();

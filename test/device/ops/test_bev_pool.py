@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anybev.device.ops import _native
 from anybev.device.ops.bev_pool import _POOL, bev_pool
 from anybev.testing.tolerances import tolerances
 
@@ -223,3 +224,32 @@ def test_refuses(change: dict, message: str) -> None:
     setting = {"batch_size": BATCH, "grid": GRID}
     with pytest.raises(ValueError, match=message):
         bev_pool(**{"features": features, "coords": coords, **setting, **change})
+
+
+@pytest.mark.skipif(_native.load() is not None, reason=str(_native.load()))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.zeros(4)}, r"features must be \(P, C\), got \[4\]"),
+        ({"coords": torch.zeros(4, 2).int()}, r"coords must be \(4, 4\) int32, got \[4, 2\] Int"),
+        ({"coords": torch.zeros(3, 4).int()}, r"coords must be \(4, 4\) int32, got \[3, 4\] Int"),
+        ({"coords": torch.zeros(4, 4)}, r"coords must be \(4, 4\) int32, got \[4, 4\] Float"),
+        ({"grid": (7, 5)}, r"batch_size and grid must be .*, got 2 and \[7, 5\]"),
+        ({"grid": (7, -5, 2)}, r"batch_size and grid must be .*, got 2 and \[7, -5, 2\]"),
+        ({"grid": (1 << 40, 1 << 40, 1 << 40)}, r"batch_size and grid must be .* 2\^31 - 1 cells"),
+        ({"batch_size": 0}, r"batch_size and grid must be .*, got 0 and \[7, 5, 2\]"),
+    ],
+)
+def test_the_kernel_trusts_no_shape(change: dict, message: str) -> None:
+    features, coords = points(4)
+    setting = {"features": features, "coords": coords, "batch_size": BATCH, "grid": GRID}
+    with pytest.raises(ValueError, match=message):
+        torch.ops.anybev.bev_pool(**(setting | change))
+
+
+@pytest.mark.skipif(_native.load() is not None, reason=str(_native.load()))
+@pytest.mark.parametrize("shape", [(2, 6, 7), (2, 5, 7, 5), (2, 6, 6, 5), (2, 6, 7, 6)])
+def test_the_backward_kernel_trusts_no_shape(shape: tuple[int, ...]) -> None:
+    _, coords = points(4)
+    with pytest.raises(ValueError, match=r"grad must be \(B, C \* Z, X, Y\)"):
+        torch.ops.anybev.bev_pool_backward(torch.zeros(shape), coords, GRID, torch.float32)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anybev.device.ops import _native
 from anybev.device.ops.rasterize_depth import _CONTRACT, _inverse, rasterize_depth
 from anybev.testing.golden import GoldenPack
 
@@ -237,3 +238,24 @@ def test_refuses(change: dict, message: str) -> None:
     arguments = {**dict(zip(NAMES, scene(4), strict=True)), "image_size": SIZE, **change}
     with pytest.raises(ValueError, match=message):
         rasterize_depth(**arguments)
+
+
+@pytest.mark.skipif(_native.load() is not None, reason=str(_native.load()))
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, torch.zeros(4, 2), r"points_lidar_m must be \(P, 3 or more\), got \[4, 2\]"),
+        (0, torch.zeros(4), r"points_lidar_m must be \(P, 3 or more\), got \[4\]"),
+        (1, torch.eye(4), r"lidar2img and img_aug_matrix must be \(N, 4, 4\), got \[4, 4\]"),
+        (2, EYE[None], r"lidar2img and img_aug_matrix must be .* and \[1, 4, 4\]"),
+        (3, torch.zeros(2), r"lidar_shift_m must be \(3,\) .*, got \[2\]"),
+        (4, torch.eye(2), r"lidar_unturn \(3, 3\), got \[3\] and \[2, 2\]"),
+        (5, 0, "height and width must be 1 and more, got 0 and 88"),
+    ],
+)
+def test_the_kernel_trusts_no_shape(place: int, value: object, message: str) -> None:
+    points, lidar2img, img_aug, _ = scene(4)
+    arguments = [points, lidar2img, img_aug, torch.zeros(3), torch.eye(3), *SIZE]
+    arguments[place] = value
+    with pytest.raises(ValueError, match=message):
+        torch.ops.anybev.rasterize_depth(*arguments)
