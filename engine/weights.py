@@ -15,8 +15,7 @@ _SHOWN = 10
 _MIT_NAMES = ("encoders.camera.", "encoders.lidar.", "heads.object.")
 _WRAPPER = "module."  # what distributed data parallel puts before every key
 
-# Computed from the config: a file's must agree with the model's, which stay.
-# Compared exactly.
+# Computed from the config: a file's must agree with the model's, which stay; counts exactly.
 _COUNTS = ("*relative_position_index", "*view_transform.nx")
 _CONSTANTS = (
     *_COUNTS,
