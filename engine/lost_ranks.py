@@ -44,13 +44,19 @@ def _hang_up() -> None:
     if not descriptors.is_dir():
         return
     place = _store_port()
-    for name in os.listdir(descriptors):
-        # Files, pipes, listeners, and what another thread closes meanwhile.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as other:
-            if other.family not in (socket.AF_INET, socket.AF_INET6):
-                continue
-            if place not in (other.getsockname()[1], other.getpeername()[1]):
-                other.shutdown(socket.SHUT_RDWR)
+    for entry in list(descriptors.iterdir()):
+        with contextlib.suppress(OSError):  # a listener, or what another thread closed meanwhile
+            if os.readlink(entry).startswith("socket:"):
+                _shut(int(entry.name), place)
+
+
+def _shut(descriptor: int, kept_port: int | None) -> None:
+    """Shut a connection over the network, unless it is to or from a port."""
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        if connection.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        if kept_port not in (connection.getsockname()[1], connection.getpeername()[1]):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 def _store_port() -> int | None:
