@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anybev.engine import checkpoint
+from anybev.files import named_in
 
 POINTER = "last_checkpoint"
 #: What a run that was told to stop inside an epoch leaves, where checkpoints come by epochs.
@@ -46,10 +47,9 @@ def candidates(folder: Path) -> list[Path]:
     files.sort(key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     pointer = folder / POINTER
     if pointer.is_file():
-        named = Path(pointer.read_text(errors="replace").strip())
-        here = folder / named.name
-        first = [p for p in (named, here) if p.name and p.is_file()][:1]
-        files = first + [path for path in files if path not in (*first, here)]
+        named, found = named_in(pointer)
+        first = [found] if found else []
+        files = first + [path for path in files if path not in (*first, folder / named.name)]
     return files
 
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from anybev.files import named_in
 from anybev.reporting.run import number
 from anybev.reporting.status import SILENT_AFTER_S, STATUS_FILE, read_status
 
@@ -273,12 +274,10 @@ def _checkpoint(path: Path, notes: list[str]) -> Path | None:
     pointer = path / "last_checkpoint"
     if not pointer.is_file():
         return None
-    named = Path(pointer.read_text(encoding="utf-8", errors="replace").strip())
-    for candidate in (named, path / named.name):  # the folder may have been moved
-        if candidate.is_file():
-            return candidate
-    notes.append(f"last_checkpoint names {named}, which is not there")
-    return None
+    named, found = named_in(pointer)
+    if found is None:
+        notes.append(f"last_checkpoint names {named}, which is not there")
+    return found
 
 
 def _end_of(file: Path) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anybev.files import whole_file, write_json
+from anybev.files import named_in, whole_file, write_json
 
 
 def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -35,3 +35,13 @@ def test_json_is_strict_and_whole(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(target, {"a": {1}})
     assert json.loads(target.read_text()) == {"a": 1}
+
+
+def test_a_pointer_is_followed_also_when_its_folder_was_moved(tmp_path: Path) -> None:
+    pointer, target = tmp_path / "last", tmp_path / "a.pth"
+    pointer.write_text("/moved/from/here/a.pth\n")
+    assert named_in(pointer) == (Path("/moved/from/here/a.pth"), None)
+    target.touch()
+    assert named_in(pointer)[1] == target
+    pointer.write_text("")
+    assert named_in(pointer)[1] is None

@@ -120,3 +120,16 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def named_in(pointer: Path) -> tuple[Path, Path | None]:
+    """What a file that holds a path says, and where that is: there, or beside the pointer.
+
+    The folder of both may have been moved. None: in neither place.
+
+    Args:
+        pointer: the file, such as ``last_checkpoint``.
+    """
+    named = Path(pointer.read_text(encoding="utf-8", errors="replace").strip())
+    places = (place for place in (named, pointer.parent / named.name) if named.name)
+    return named, next((place for place in places if place.is_file()), None)
