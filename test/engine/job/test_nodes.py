@@ -24,12 +24,6 @@ from anybev.engine.stopping import Stopped
 HOST = "127.0.0.1"
 
 
-@pytest.fixture
-def port() -> int:
-    with socket.create_server((HOST, 0)) as free:
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (envs.JOB_ROUND, envs.JOB_LAUNCHER):

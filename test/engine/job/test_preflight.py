@@ -32,7 +32,7 @@ def cpu() -> Backend:
 
 
 @pytest.fixture
-def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobOptions:
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> JobOptions:
     """A job that lacks nothing."""
     monkeypatch.delenv("HCCL_IF_IP", raising=False)
     monkeypatch.setattr(leftovers, "find", lambda *_: [])
@@ -48,15 +48,9 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> JobOptions:
         case=name,
         data_root=tmp_path,
         work_dir=tmp_path / "w",
-        port=free_port(),
+        port=port,
         **weights,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_job_that_lacks_nothing_may_start(ready: JobOptions, config: Config, cpu: Backend) -> None:
