@@ -38,7 +38,9 @@ def test_stage_is_a_link_to_the_top_level_folder(stage: str) -> None:
 @pytest.mark.parametrize("stage", GUARDED)
 def test_bare_import_of_a_stage_raises(stage: str) -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {stage}"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
+    )
     assert result.returncode != 0
     assert f"import anybev.{stage}" in result.stderr
 
@@ -54,7 +56,9 @@ def test_import_is_silent_and_touches_no_device() -> None:
         "assert not torch.cuda.is_initialized()\n"
         "assert 'mmengine' not in sys.modules and 'mmdet3d' not in sys.modules"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
@@ -134,7 +138,11 @@ def test_setup_stops_when_a_link_became_a_file(tmp_path: Path) -> None:
     (tmp_path / "setup.py").write_text((ROOT / "setup.py").read_text())
     (tmp_path / "src" / "anybev" / "device").write_text("../../device")
     result = subprocess.run(
-        [sys.executable, "setup.py", "--version"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "setup.py", "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert result.returncode != 0
     assert "must be a link to ../../" in result.stderr

@@ -82,7 +82,7 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
 
 def test_same_bits_without_wide_instructions() -> None:
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
-    subprocess.run([sys.executable, "-c", PORTABLE], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", PORTABLE], env=environment, check=True, timeout=300)
 
 
 def test_channel_of_a_point_is_z_times_c_plus_c(implementation: str) -> None:

@@ -30,7 +30,8 @@ def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(script: Path, echo: Path, *flags: str, **more: str) -> subprocess.CompletedProcess[str]:
     known = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "MASTER_ADDR")}
     known |= {"PYTHON": str(echo), "ANYBEV_BACKEND": "cpu"} | more
-    return subprocess.run(["bash", str(script), *flags], capture_output=True, text=True, env=known)
+    command = ["bash", str(script), *flags]
+    return subprocess.run(command, capture_output=True, text=True, env=known, timeout=120)
 
 
 def read(result: subprocess.CompletedProcess[str]) -> JobOptions:
