@@ -285,7 +285,7 @@ def test_command_makes_extends_and_compares(folders, ann_file, tmp_path: Path) -
     assert "not compared" not in good.output
     assert "no regression" in good.output
     assert "not comparable with nuScenes" in " ".join(good.output.split())
-    worse = write_run(tmp_path / "worse", ann_file, nds=0.3, facts={"seed": 9})
+    worse = write_run(tmp_path / "worse", ann_file, nds=0.3, facts={"seed": 9, **HERE})
     bad = regress(worse, "--baseline", path, "--json")
     assert bad.exit_code == 1
     content = json.loads(bad.output)
