@@ -65,15 +65,18 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
 def prepare(args: argparse.Namespace) -> Config:
     """Config with the common flags applied."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
-    config = configs.load(args.config, args.cfg_options)
+    options = dict(args.cfg_options or {})
+    if getattr(args, "amp", False):  # keys of mixed precision are known from here on
+        options.setdefault("optim_wrapper.type", "AmpOptimWrapper")
+    config = configs.load(args.config, options)
     config.launcher = args.launcher
     if args.work_dir:
         config.work_dir = args.work_dir
     elif not config.get("work_dir"):
         config.work_dir = str(Path("work_dirs") / Path(args.config).stem)
     config.setdefault("env_cfg", {})
-    options = config.env_cfg.get("dist_cfg", {})
-    config.env_cfg["dist_cfg"] = {**options, "backend": current_backend().collective}
+    found = config.env_cfg.get("dist_cfg", {})
+    config.env_cfg["dist_cfg"] = {**found, "backend": current_backend().collective}
     return config
 
 

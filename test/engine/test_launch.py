@@ -4,7 +4,9 @@ import pytest
 
 from anybev import envs
 from anybev.engine.config import option_value
-from anybev.engine.launch import fail_clearly
+from anybev.engine.launch import fail_clearly, prepare
+from anybev.engine.train import parser
+from anybev.testing.tiny_config import CONFIG_FILE
 
 
 def _raise(error: BaseException) -> None:
@@ -56,3 +58,10 @@ def test_the_traceback_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_values_of_options_keep_blanks_and_quoted_commas(text: str, value: object) -> None:
     assert option_value(text) == value
+
+
+def test_options_of_mixed_precision_go_with_its_flag() -> None:
+    words = [str(CONFIG_FILE), "--cfg-options", "optim_wrapper.loss_scale=512"]
+    with pytest.raises(ValueError, match="got 'loss_scale'"):
+        prepare(parser().parse_args(words))
+    assert prepare(parser().parse_args([*words, "--amp"])).optim_wrapper.loss_scale == 512
