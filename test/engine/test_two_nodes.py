@@ -73,6 +73,16 @@ def _torchrun(rank: int, address: str, *, limit_s: int = 60, restarts: int = 0) 
     ]
 
 
+def _workers_on(
+    pair: tuple[Node, Node], worker: Path, *words: object, restarts: int = 0
+) -> list[list[str]]:
+    """The worker by torchrun, on each node."""
+    return [
+        node.command(*_torchrun(rank, pair[0].address, restarts=restarts), worker, *words)
+        for rank, node in enumerate(pair)
+    ]
+
+
 @contextmanager
 def _started(log: Path, command: Sequence[object]) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, which does not outlive the block."""
@@ -140,14 +150,7 @@ def _connects(node: Node, address: str) -> bool:
 def test_a_killed_rank_restarts_both_nodes(
     pair: tuple[Node, Node], worker: Path, tmp_path: Path
 ) -> None:
-    head, other = pair
-    outcomes = _both(
-        tmp_path,
-        [
-            node.command(*_torchrun(rank, head.address, restarts=1), worker, "kill", 2)
-            for rank, node in enumerate((head, other))
-        ],
-    )
+    outcomes = _both(tmp_path, _workers_on(pair, worker, "kill", 2, restarts=1))
     for (status, text), ranks in zip(outcomes, ((0, 1), (2, 3)), strict=True):
         assert status == 0, text[-3000:]
         for rank in ranks:
@@ -157,14 +160,7 @@ def test_a_killed_rank_restarts_both_nodes(
 def test_without_restarts_both_nodes_end(
     pair: tuple[Node, Node], worker: Path, tmp_path: Path
 ) -> None:
-    head, other = pair
-    (first, _), (second, words) = _both(
-        tmp_path,
-        [
-            node.command(*_torchrun(rank, head.address), worker, "kill", 2)
-            for rank, node in enumerate((head, other))
-        ],
-    )
+    (first, _), (second, words) = _both(tmp_path, _workers_on(pair, worker, "kill", 2))
     assert first != 0
     assert second == 128 + signal.SIGKILL
     assert words.splitlines()[-1].startswith("error: rank 2 (pid ")
@@ -174,14 +170,7 @@ def test_without_restarts_both_nodes_end(
 def test_a_node_that_fails_ends_the_one_whose_ranks_wait(
     pair: tuple[Node, Node], worker: Path, tmp_path: Path
 ) -> None:
-    head, other = pair
-    (first, words), (second, _) = _both(
-        tmp_path,
-        [
-            node.command(*_torchrun(rank, head.address), worker, "fail", 2)
-            for rank, node in enumerate((head, other))
-        ],
-    )
+    (first, words), (second, _) = _both(tmp_path, _workers_on(pair, worker, "fail", 2))
     assert (first, second) == (2, 3)
     assert words.splitlines()[-1] == "error: node 0: node 1 has failed; its messages say why"
 
