@@ -1,0 +1,1 @@
+"""What AnyBEV supplies as ``mmcv._ext``: one function a name, in files by family."""

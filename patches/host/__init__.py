@@ -1,0 +1,1 @@
+"""Replacements of single functions of mmdetection3d, mmdet, mmcv and mmengine."""
