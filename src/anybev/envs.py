@@ -4,6 +4,8 @@
 |---|---|---|
 | ``ANYBEV_BACKEND`` | ``cpu``, ``cuda`` or ``npu`` instead of probing | probe |
 | ``ANYBEV_OPS`` | list of ``<operator>=reference``: force operators to their reference | none |
+| ``ANYBEV_PATCHES_OFF`` | patches of mmdetection3d that are left out: ids, by commas | none |
+| ``ANYBEV_MMDET3D_SRC`` | a checkout of mmdetection3d, for tests of its projects | none |
 | ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than declared is an error | ``0`` |
 | ``ANYBEV_TRACEBACK`` | ``1``: bad input shows its traceback, not one line | ``0`` |
 | ``ANYBEV_WEIGHTS`` | folder of pretrained weights that configs name by URL | ``weights`` |
@@ -77,6 +79,19 @@ def forced_references() -> frozenset[str]:
             raise ValueError(f"ANYBEV_OPS must be a list of <operator>=reference, got {entry!r}")
         forced.add(name)
     return frozenset(forced)
+
+
+def patches_off() -> frozenset[str]:
+    """Patches that the user has switched off, by id."""
+    return frozenset(
+        filter(None, os.environ.get("ANYBEV_PATCHES_OFF", "").replace(" ", "").split(","))
+    )
+
+
+def mmdet3d_source() -> Path | None:
+    """The user's checkout of mmdetection3d, or None."""
+    value = os.environ.get("ANYBEV_MMDET3D_SRC", "").strip()
+    return Path(value) if value else None
 
 
 def require_native() -> bool:

@@ -1,0 +1,24 @@
+"""Fixtures of the tests that need mmdetection3d."""
+
+import importlib.util
+import warnings
+from collections.abc import Iterator
+
+import pytest
+
+from anybev import patches
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[list[patches.Outcome]]:
+    """Patches applied for the test module; skips where mmdetection3d is not installed."""
+    if importlib.util.find_spec("mmdet3d") is None:
+        pytest.skip("mmdetection3d is not installed: bash install.sh without --no-host")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the host's own, while it is imported
+        context = patches.applied()
+        outcomes = context.__enter__()
+    try:
+        yield outcomes
+    finally:
+        context.__exit__(None, None, None)
