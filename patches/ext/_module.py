@@ -18,6 +18,15 @@ def load_families() -> None:
             importlib.import_module(f"anybev.patches.ext.{file.name}")
 
 
+def answered_by() -> dict[str, str]:
+    """For each name: AnyBEV's operators, ``composite`` (plain torch), or ``error``."""
+    load_families()
+    known = {
+        name: ", ".join(supplied.operators) or "composite" for name, supplied in SUPPLIED.items()
+    }
+    return {name: known.get(name, "error") for name in NAMES}
+
+
 def _refusing(name: str, error: type[Exception], message: str) -> Callable[..., Any]:
     def refuse(*_: object, **__: object) -> None:
         raise error(message)

@@ -8,6 +8,7 @@ import click
 
 import anybev
 from anybev import envs
+from anybev.patches.cli import patches
 from anybev.reporting.cli import report
 from anybev.reporting.regress_cli import regress
 from anybev.reporting.status_cli import status
@@ -235,6 +236,7 @@ def validate_data(
     ctx.exit(1 if report.count("error") else 0)
 
 
+main.add_command(patches)
 main.add_command(report)
 main.add_command(regress)
 main.add_command(status)
