@@ -5,11 +5,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 usage() {
   cat <<'TEXT'
-usage: bash install.sh [--backend auto|cpu|cuda|npu] [--venv DIR] [--demo [--seed S]]
+usage: bash install.sh [--backend auto|cpu|cuda|npu] [--venv DIR] [--no-host] [--demo [--seed S]]
                        [--test [--slow]] [--dry-run]
 
   --backend   which torch to install (auto: npu or cuda where their driver is, else cpu)
   --venv      virtual environment to make or reuse (default: .venv)
+  --no-host   without mmdetection3d, whose own models run on AnyBEV's operators (docs/host.md)
   --demo      afterwards: synthetic scenes, a small BEVFusion trained and scored; the last line of
               standard output is one JSON object
   --seed      seed of the demo's scenes and training (default: 0)
@@ -27,7 +28,7 @@ stop() {
   exit 1
 }
 
-backend=auto venv=.venv demo=0 seed=0 run_tests=0 slow=0 dry_run=0
+backend=auto venv=.venv host=1 demo=0 seed=0 run_tests=0 slow=0 dry_run=0
 while (($#)); do
   case "$1" in
     --backend | --venv | --seed)
@@ -38,6 +39,7 @@ while (($#)); do
     --backend=*) backend=${1#*=} ;;
     --venv=*) venv=${1#*=} ;;
     --seed=*) seed=${1#*=} ;;
+    --no-host) host=0 ;;
     --demo) demo=1 ;;
     --test) run_tests=1 ;;
     --slow) slow=1 ;;
@@ -131,6 +133,7 @@ CODE
 install_packages() {
   local lock stamp
   local locks=("requirements/$backend.txt" requirements/judge.txt)
+  ((host)) && locks+=(requirements/host.txt)
   ((run_tests)) && locks+=(requirements/test.txt)
   for lock in "${locks[@]}"; do
     stamp=$venv/.$(basename "$lock").sha256

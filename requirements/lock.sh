@@ -6,11 +6,19 @@ compile() {
   CUSTOM_COMPILE_COMMAND="requirements/lock.sh" pip-compile --quiet --strip-extras --generate-hashes \
     --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-annotate "$@"
 }
+# Packages whose own requirements contradict base.in: their files are hashed, nothing is resolved.
+hash_alone() {
+  local folder pin
+  while read -r pin; do
+    folder=$(mktemp -d)
+    pip download --quiet --no-deps --dest "$folder" "$pin"
+    echo "$pin $(pip hash "$folder"/* | grep '^--hash')"
+    rm -r "$folder"
+  done < <(sed -n 's/^\([a-z][^ #]*==[^ ]*\).*/\1/p' "$1")
+}
 compile --output-file cpu.txt base.in
 for backend in cuda npu; do cp cpu.txt "$backend.txt"; done  # the same wheels; torch differs
 compile --output-file test.txt test.in
-# The devkit's own requirements contradict base.in, so its file is hashed alone.
-folder=$(mktemp -d)
-pip download --quiet --no-deps --dest "$folder" "$(sed -n 's/^\(nuscenes-devkit[^ ]*\).*/\1/p' judge.in)"
-echo "$(sed -n 's/^\(nuscenes-devkit[^ ]*\).*/\1/p' judge.in) $(pip hash "$folder"/* | grep '^--hash')" > judge.txt
-rm -r "$folder"
+compile --output-file host.txt host.in
+hash_alone host-no-deps.in >>host.txt
+hash_alone judge.in >judge.txt

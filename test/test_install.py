@@ -34,7 +34,8 @@ def bare_path(tmp_path: Path) -> Path:
 def test_dry_run_names_every_step_and_makes_nothing(tmp_path: Path) -> None:
     result = install("--dry-run", "--backend", "cpu", "--venv", str(tmp_path / "venv"))
     assert result.returncode == 0, result.stderr
-    for step in ("-m venv", "torch==2.13.0", "requirements/cpu.txt", "--editable ."):
+    steps = ("-m venv", "torch==2.13.0", "requirements/cpu.txt", "requirements/host.txt")
+    for step in (*steps, "--editable ."):
         assert step in result.stderr
     assert result.stdout == ""
     assert not (tmp_path / "venv").exists()
@@ -44,6 +45,12 @@ def test_dry_run_takes_torch_from_the_index_of_the_users_choice(tmp_path: Path) 
     flags = ("--dry-run", "--backend=cpu", f"--venv={tmp_path / 'venv'}")
     result = install(*flags, ANYBEV_TORCH_INDEX="file:///wheels")
     assert "--index-url file:///wheels torch==2.13.0" in result.stderr
+
+
+def test_the_host_stack_is_left_out_on_request(tmp_path: Path) -> None:
+    result = install("--dry-run", "--no-host", "--backend=cpu", f"--venv={tmp_path / 'venv'}")
+    assert result.returncode == 0, result.stderr
+    assert "host.txt" not in result.stderr
 
 
 def test_npu_takes_the_pair_that_mx_driving_allows(tmp_path: Path) -> None:
