@@ -79,15 +79,15 @@ def read_ledger(file: Path = LEDGER) -> list[Entry]:
     """Entries in the order of the file.
 
     Raises:
-        ValueError: an entry is incomplete, has unknown keys, or repeats an id or a target.
+        ValueError: an entry is incomplete, has unknown keys, or repeats an id or a function.
     """
     tables = tomllib.loads(file.read_text(encoding="utf-8")).get("patch", [])
     entries = [
         _checked(table, f"{file.name}: patch {table.get('id', number)}")
         for number, table in enumerate(tables, 1)
     ]
-    for key in ("id", "target"):
-        values = [(getattr(entry, key), entry.kind) for entry in entries]
-        if repeated := sorted({value for value, kind in values if values.count((value, kind)) > 1}):
+    functions = [entry.target for entry in entries if entry.kind == "function"]
+    for key, values in (("id", [entry.id for entry in entries]), ("target", functions)):
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
             raise ValueError(f"{file.name}: {key} must be unique, got {repeated} repeatedly")
     return entries
