@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -58,6 +59,7 @@ class SuppliedExt(ModuleType):
 
     def __init__(self) -> None:
         super().__init__("mmcv._ext", "mmcv's operators, answered by AnyBEV.")
+        self.__spec__ = ModuleSpec(self.__name__, None)  # mmengine asks whether there is one
         load_families()
 
     def open(self) -> "SuppliedExt":
