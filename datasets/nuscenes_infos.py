@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from anybev.datasets.infos import (
     silent,
     write_pickle,
 )
+from anybev.datasets.nuscenes_camera_instances import camera_instances
 from anybev.datasets.nuscenes_tables import NuScenesTables, Record, rotation_matrix
 
 CAMERAS = (
@@ -156,6 +157,10 @@ def frame_info(tables: NuScenesTables, sample: Record, index: int, max_sweeps: i
     lidar2ego, ego2global = tables.sensor2ego(lidar), tables.ego2global(lidar)
     lidar2global = ego2global @ lidar2ego
     global2lidar = np.linalg.inv(lidar2global)
+    instances = [
+        _instance(tables, annotation, global2lidar)
+        for annotation in tables.annotations_of[sample["token"]]
+    ]
     frame: Record = {
         "sample_idx": index,
         "token": sample["token"],
@@ -167,11 +172,8 @@ def frame_info(tables: NuScenesTables, sample: Record, index: int, max_sweeps: i
             "lidar_path": Path(lidar["filename"]).name,
             "lidar2ego": lidar2ego.tolist(),
         },
-        "instances": [
-            _instance(tables, annotation, global2lidar)
-            for annotation in tables.annotations_of[sample["token"]]
-        ],
-        "cam_instances": {},
+        "instances": instances,
+        "cam_instances": _cam_instances(tables, sample, [i["bbox_label"] for i in instances]),
     }
     sweeps = _sweeps(tables, lidar, lidar2global, max_sweeps)
     if sweeps:  # readers take a missing list for an empty one, not the other way round
@@ -197,6 +199,13 @@ def _images(tables: NuScenesTables, sample: Record, lidar2global: np.ndarray) ->
             "lidar2cam": (np.linalg.inv(cam2global) @ lidar2global).tolist(),
         }
     return images
+
+
+def _cam_instances(tables: NuScenesTables, sample: Record, labels: Sequence[int]) -> Record:
+    cameras = tables.key_frame_data[sample["token"]]
+    return {
+        name: camera_instances(tables, cameras[name], labels) for name in CAMERAS if name in cameras
+    }
 
 
 def _sweeps(

@@ -108,6 +108,17 @@ class NuScenesTables:
         name: str = self.get("category", instance["category_token"])["name"]
         return name
 
+    def attribute_of(self, annotation: Record) -> str:
+        """Name of its first attribute, ``vehicle.parked``; empty where it has none."""
+        tokens = annotation.get("attribute_tokens")
+        if not tokens:
+            return ""
+        if "attribute" not in self._records:
+            rows = read_table(self.root / self.version / "attribute.json")
+            self._records["attribute"] = {row["token"]: row for row in rows}
+        name: str = self.get("attribute", tokens[0])["name"]
+        return name
+
     def velocity_global(self, annotation: Record, max_gap_s: float = 1.5) -> np.ndarray:
         """(3,) metres a second, by differences over the neighbouring key frames.
 
