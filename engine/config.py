@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import Registry
+from mmengine.utils import import_modules_from_strings
 
+from anybev.engine import host as hosts
 from anybev.engine import registry
 from anybev.models.bevfusion.head_config import SMALL_CLASSES, SMALL_RADIUS
 from anybev.models.common.arguments import refuse_unknown, suggestion
@@ -116,22 +118,32 @@ def _name_small_classes(config: Config) -> None:
         test_cfg["nms_radius"] = [SMALL_RADIUS if c in small else -1.0 for c in range(len(names))]
 
 
-def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file, merge ``--cfg-options`` into it and check every key.
+def load(
+    path: str | Path,
+    options: Mapping[str, Any] | None = None,
+    host: hosts.Prepare | None = None,
+) -> Config:
+    """Read a config file and merge ``--cfg-options`` into it.
+
+    Every key of a config is checked, unless its classes are those of mmdetection3d.
 
     Args:
-        path: mmengine Python config.
+        path: mmengine Python config; ``mmdet3d::FOLDER/FILE.py`` is one of an installed package.
         options: dotted keys to values.
+        host: makes mmdetection3d ready, where the caller can run its models.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another kind of file; an unknown key, in the file or among the options.
+        ValueError: another kind of file; an unknown key, in the file or among the options; a
+            config of mmdetection3d that the caller cannot run.
+        MachineError: a config of mmdetection3d, which is not installed or cannot be patched.
     """
+    path = hosts.installed_config(str(path))
     if not Path(path).is_file():
         raise FileNotFoundError(f"config: no file {path}; see configs/ for those that ship")
     if Path(path).suffix not in _SUFFIXES:
         raise ValueError(f"config: {path} must end in one of {', '.join(_SUFFIXES)}")
-    config = Config.fromfile(str(path))
+    config = Config.fromfile(path, import_custom_modules=False)
     for key in options or {}:
         first = key.split(".")[0]
         if first not in config and first not in TOP_LEVEL:
@@ -142,6 +154,11 @@ def load(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     if options:
         config.merge_from_dict(dict(options))
     config.setdefault("default_scope", registry.SCOPE)
+    if hosts.is_host(config):
+        hosts.make_ready(config, host)
+        return config
+    if imports := config.get("custom_imports"):
+        import_modules_from_strings(**imports)
     check(config)
     _name_small_classes(config)
     return config

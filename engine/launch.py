@@ -11,6 +11,7 @@ from mmengine.config import Config
 from anybev import envs
 from anybev.device import current_backend
 from anybev.engine import config as configs
+from anybev.engine import host as hosts
 from anybev.engine.final import tells_final_failures
 from anybev.engine.runner import Runner
 
@@ -62,13 +63,18 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare(args: argparse.Namespace) -> Config:
-    """Config with the common flags applied."""
+def prepare(args: argparse.Namespace, host: hosts.Prepare | None = None) -> Config:
+    """Config with the common flags applied.
+
+    Args:
+        args: of the tool.
+        host: makes mmdetection3d ready for a config of its own.
+    """
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     options = dict(args.cfg_options or {})
     if getattr(args, "amp", False):  # keys of mixed precision are known from here on
         options.setdefault("optim_wrapper.type", "AmpOptimWrapper")
-    config = configs.load(args.config, options)
+    config = configs.load(args.config, options, host)
     config.launcher = args.launcher
     if args.work_dir:
         config.work_dir = args.work_dir
@@ -80,10 +86,9 @@ def prepare(args: argparse.Namespace) -> Config:
     return config
 
 
-def build_runner(config: Config) -> Runner:
+def build_runner(config: Config) -> Any:
     """The runner of a prepared config."""
-    runner: Runner = Runner.from_cfg(config)
-    return runner
+    return hosts.build_runner(config) if hosts.is_host(config) else Runner.from_cfg(config)
 
 
 def fail_clearly(main: Any) -> int:

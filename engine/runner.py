@@ -1,34 +1,29 @@
 """mmengine's Runner with AnyBEV's checkpoints and data loaders."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_rank
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
-from torch.distributed import ProcessGroup
 from torch.utils.data import DataLoader
 
 from anybev import envs
 from anybev.datasets.sample import Batch, Sample, collate
 from anybev.datasets.sampling import EpochSampler
 from anybev.engine import checkpoint as checkpoints
-from anybev.engine import data_parallel, distributed, global_batch, newest
+from anybev.engine import global_batch, newest
 from anybev.engine.builder import build_detector
-from anybev.engine.data_parallel import DataParallelOptions
 from anybev.engine.detector_adapter import DetectorAdapter
+from anybev.engine.launched import LaunchedRunner
 from anybev.engine.loops import ResumableEpochLoop
-from anybev.engine.lost_ranks import name_lost_ranks
 from anybev.engine.pretrained import load_pretrained
 from anybev.engine.registry import RUNNERS
 from anybev.engine.seeding import rng_state, set_rng_state
-from anybev.engine.stopping import ShieldedWorker, end_with_parent
+from anybev.engine.stopping import ShieldedWorker
 from anybev.engine.worker_errors import BATCH_TIMEOUT_S
 
 # What CheckpointHook keeps between runs: the best checkpoint so far, and those to delete later.
@@ -48,11 +43,6 @@ def seeded(dataset: Any, seed: int) -> Any:
     if "dataset" in dataset:
         return {**dataset, "dataset": seeded(dataset["dataset"], seed)}
     return {"seed": seed, **dataset}
-
-
-def _is_for_the_user(record: logging.LogRecord) -> bool:
-    """Whether a message is about the run: mmengine's hooks warn of mmengine's own old classes."""
-    return not str(record.msg).startswith(('"FileClient" will be', '"HardDiskBackend" is the'))
 
 
 def _everywhere(act: Callable[[], Any]) -> Any:
@@ -76,7 +66,7 @@ def _everywhere(act: Callable[[], Any]) -> Any:
 
 
 @RUNNERS.register_module()
-class Runner(MMEngineRunner):
+class Runner(LaunchedRunner):
     """Drives training and evaluation; see ``mmengine.runner.Runner`` for the arguments.
 
     What differs: checkpoints are written atomically, read without running code they carry, and hold
@@ -86,39 +76,8 @@ class Runner(MMEngineRunner):
 
     optim_wrapper: Any
     param_schedulers: Any
-    #: While it runs, a group of all processes that needs no accelerator; None with one process.
-    hosts: ProcessGroup | None = None
     _lr_ratio = 1.0  # learning rates over the config's, as --auto-scale-lr has it
     _may_lack: tuple[str, ...] = ()  # parts that a checkpoint may lack: in training alone
-
-    def setup_env(self, env_cfg: dict[str, Any]) -> None:
-        """As mmengine's; several processes also without an accelerator."""
-        if self.launcher == "pytorch":
-            end_with_parent(envs.job_launcher())
-        if distributed.joins_by_itself(self.launcher):
-            distributed.join(env_cfg.get("dist_cfg", {}))
-        super().setup_env(env_cfg)
-
-    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """As mmengine's, without its notices about its own deprecated classes."""
-        logger: MMLogger = super().build_logger(*args, **kwargs)
-        logger.addFilter(_is_for_the_user)
-        return logger
-
-    def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """As mmengine's; the config's ``ddp`` says how gradients travel, on any device."""
-        if not self.distributed or model_wrapper_cfg is not None:
-            whole: nn.Module = super().wrap_model(model_wrapper_cfg, model)
-            return whole
-        options = DataParallelOptions.from_config(self.cfg.get("ddp"))
-        unused = bool(self.cfg.get("find_unused_parameters", False))
-        arguments = data_parallel.wrapper_arguments(model, options, unused)
-        if distributed.unnumbered():
-            wrapped = distributed.wrap_unnumbered(model, arguments)
-        else:
-            wrapped = super().wrap_model({"type": "MMDistributedDataParallel", **arguments}, model)
-        data_parallel.compress(wrapped, options)
-        return wrapped
 
     def scale_lr(self, optim_wrapper: Any, auto_scale_lr: dict[str, Any] | None = None) -> None:
         """Scale every learning rate to the global batch on request; without one, warn of another.
@@ -265,29 +224,8 @@ class Runner(MMEngineRunner):
             MachineError: the disk is full.
         """
         self._may_lack = tuple(self.cfg.get("load_from_may_lack") or ())
-        with self._named_failures():
-            model: nn.Module = super().train()
+        model: nn.Module = super().train()
         return model
-
-    def test(self) -> dict[str, float]:
-        """As mmengine's.
-
-        Raises:
-            LostRankError: another process went away, or did not answer in time.
-            MachineError: the disk is full.
-        """
-        with self._named_failures():
-            metrics: dict[str, float] = super().test()
-        return metrics
-
-    @contextmanager
-    def _named_failures(self) -> Iterator[None]:
-        timeout_s = self.cfg.get("env_cfg", {}).get("dist_cfg", {}).get("timeout")
-        with (
-            name_lost_ranks(timeout_s) as self.hosts,
-            checkpoints.name_full_disk(Path(self.work_dir)),
-        ):
-            yield
 
     def _init_model_weights(self) -> None:
         """Fill the parts that start from pretrained weights; a resumed run needs no such file."""

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from anybev.engine import distributed
+from anybev.engine import host as hosts
+from anybev.engine.host import Prepare
 from anybev.engine.job_events import JobEvents
 from anybev.engine.launch import add_common_flags, build_runner, prepare
 from anybev.engine.metrics import NuScenesMetric
@@ -40,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="frames that --show-dir draws, spread evenly; 0 for all (default: %(default)s)",
     )
+    hosts.add_flags(flags)
     add_common_flags(flags)
     return flags
 
@@ -83,12 +86,20 @@ def metric_keeps(metric: Any) -> bool:
     return isinstance(metric, NuScenesMetric) and metric.folder is not None
 
 
-def evaluate(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Evaluate, print the metrics as one JSON line and return them."""
+def evaluate(argv: Sequence[str] | None = None, host: Prepare | None = None) -> dict[str, Any]:
+    """Evaluate, print the metrics as one JSON line and return them.
+
+    Args:
+        argv: the command line; None: this process's.
+        host: makes mmdetection3d ready; called for its own configs only.
+    """
     args = parser().parse_args(argv)
     check_flags(args)
-    config = prepare(args)
+    config = prepare(args, host)
     config.load_from, config.resume = args.checkpoint, False
+    draws = bool(args.show_dir) and not hosts.is_host(config)
+    if args.show_dir and not draws:
+        hosts.show(config, args.show_dir, args.score_thr, args.task)
     message = f"evaluating {Path(args.checkpoint).name}"
     with JobEvents(config.work_dir, "evaluate", config.launcher, message) as job:
         job.runner = runner = build_runner(config)
@@ -97,7 +108,7 @@ def evaluate(argv: Sequence[str] | None = None) -> dict[str, Any]:
         distributed.leave()  # before drawing: it may take longer than the others would wait
         if rank == 0:
             write_json(Path(runner.work_dir) / "test_metrics.json", metrics)
-            if args.show_dir:
+            if draws:
                 draw(runner, args)
             print(json.dumps(plain(metrics)), flush=True)
         job.kpi = metrics

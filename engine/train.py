@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from anybev.engine import distributed
+from anybev.engine.host import Prepare
 from anybev.engine.job_events import JobEvents
 from anybev.engine.launch import add_common_flags, build_runner, prepare
 from anybev.engine.tensorboard import require_tensorboard, write_for_tensorboard
@@ -73,10 +74,15 @@ def _earlier(file: Path, config: Config) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else {}
 
 
-def train(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Train and return the last evaluation's metrics."""
+def train(argv: Sequence[str] | None = None, host: Prepare | None = None) -> dict[str, Any]:
+    """Train and return the last evaluation's metrics.
+
+    Args:
+        argv: the command line; None: this process's.
+        host: makes mmdetection3d ready; called for its own configs only.
+    """
     args = parser().parse_args(argv)
-    config = prepare(args)
+    config = prepare(args, host)
     apply_flags(config, args)
     message = f"training {Path(args.config).name}"
     with JobEvents(config.work_dir, "train", config.launcher, message) as job:

@@ -11,7 +11,7 @@ import torch
 from mmengine.runner import Runner as MMEngineRunner
 
 from anybev import envs
-from anybev.engine import runner as runners
+from anybev.engine import launched
 from anybev.engine.runner import Runner, seeded
 from anybev.engine.seeding import rng_state, set_rng_state
 from anybev.engine.worker_errors import BATCH_TIMEOUT_S
@@ -65,7 +65,7 @@ def test_failures_have_a_name_in_training_and_evaluation(
     def fill_the_disk(_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "log.txt")
 
-    monkeypatch.setattr(runners, "name_lost_ranks", lost_ranks)
+    monkeypatch.setattr(launched, "name_lost_ranks", lost_ranks)
     monkeypatch.setattr(MMEngineRunner, act, fill_the_disk)
     runner = object.__new__(Runner)
     runner.cfg, runner._work_dir = {"env_cfg": {"dist_cfg": {"timeout": 7}}}, str(tmp_path)
