@@ -1,0 +1,23 @@
+"""mmengine asks the machine once, at import; AnyBEV lets a user choose the device."""
+
+from collections.abc import Callable
+
+from anybev.device import current_backend
+
+# Devices that both know; of others AnyBEV has no say.
+_SHARED = ("cpu", "cuda", "npu")
+
+
+def replace(original: Callable[[], str]) -> Callable[[], str]:
+    """``mmengine.device.get_device`` follows ``ANYBEV_BACKEND`` and what AnyBEV finds.
+
+    Upstream takes npu, then cuda, then others, then the CPU, as found when mmengine was imported:
+    a machine with a GPU cannot train on its CPU but by hiding the GPU. Without ``ANYBEV_BACKEND``
+    the answer is upstream's.
+    """
+
+    def get_device() -> str:
+        found = original()
+        return current_backend().device_type if found in _SHARED else found
+
+    return get_device
