@@ -14,6 +14,8 @@ DECLARED: dict[str, frozenset[str]] = {
     "cpu": frozenset(
         {
             "voxelize_hard",
+            "voxelize_dynamic",
+            "scatter_points",
             "sparse_neighbors",
             "sparse_conv",
             "draw_heatmap",

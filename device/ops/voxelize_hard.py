@@ -1,42 +1,28 @@
 """Hard voxelisation with the mean of each voxel's first points."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from anybev.device.ops._checks import check_dtype, check_min_columns
 from anybev.device.ops._contract import Contract
+from anybev.device.ops._voxel_grid import cells_of, check_grid, voxel_grid
 
 # Kernels pack x, y and z of a cell into one word, each axis in its own bits.
 _CELL_BITS = 31
 
 
-def voxel_grid(
-    voxel_size: Sequence[float], point_cloud_range: Sequence[float]
-) -> tuple[int, int, int]:
-    """Cells along x, y, z: the range divided by the voxel size, rounded to the nearest integer."""
-    low, high = point_cloud_range[:3], point_cloud_range[3:]
-    nx, ny, nz = (round((h - lo) / size) for lo, h, size in zip(low, high, voxel_size, strict=True))
-    return nx, ny, nz
-
-
-def _reference(
+def _number(
     points_lidar_m: Tensor,
     voxel_size: Sequence[float],
     point_cloud_range: Sequence[float],
     max_points: int,
     max_voxels: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    device = points_lidar_m.device
-    nx, ny, nz = voxel_grid(voxel_size, point_cloud_range)
-    low = torch.tensor(point_cloud_range[:3], dtype=torch.float32, device=device)
-    size = torch.tensor(voxel_size, dtype=torch.float32, device=device)
-    grid = torch.tensor([nx, ny, nz], dtype=torch.float32, device=device)
-    # A reciprocal instead of the division would move points that lie near a cell border.
-    cell = torch.floor((points_lidar_m[:, :3] - low) / size)
-    inside = ((cell >= 0) & (cell < grid)).all(1)  # False for NaN
-
+) -> tuple[Tensor, Tensor, Callable[[int], tuple[Tensor, Tensor]]]:
+    """Cells and kept points of each voxel, and a slot's voxels with the point of each."""
+    _, ny, nz = voxel_grid(voxel_size, point_cloud_range)
+    cell, inside = cells_of(points_lidar_m, voxel_size, point_cloud_range)
     index = inside.nonzero().squeeze(1)
     xyz = cell[index].long()
     key = (xyz[:, 0] * ny + xyz[:, 1]) * nz + xyz[:, 2]
@@ -47,12 +33,49 @@ def _reference(
     row = torch.argsort(order[start])[:max_voxels]
     start, count = start[row], count[row].clamp(max=max_points)
 
-    total = points_lidar_m.new_zeros((row.numel(), points_lidar_m.shape[1]))
-    for slot in range(int(count.max()) if count.numel() else 0):
+    def members(slot: int) -> tuple[Tensor, Tensor]:
         voxel = (count > slot).nonzero().squeeze(1)
-        total[voxel] += points_lidar_m[index[order[start[voxel] + slot]]]
-    mean = total / count[:, None]
-    return mean, xyz[order[start]].int(), count.int()
+        return voxel, index[order[start[voxel] + slot]]
+
+    return xyz[order[start]].int(), count.int(), members
+
+
+def _most(count: Tensor) -> int:
+    return int(count.max()) if count.numel() else 0
+
+
+def _reference(
+    points_lidar_m: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    coords, count, members = _number(
+        points_lidar_m, voxel_size, point_cloud_range, max_points, max_voxels
+    )
+    total = points_lidar_m.new_zeros((count.numel(), points_lidar_m.shape[1]))
+    for slot in range(_most(count)):
+        voxel, point = members(slot)
+        total[voxel] += points_lidar_m[point]
+    return total / count[:, None], coords, count
+
+
+def _points_reference(
+    points_lidar_m: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    coords, count, members = _number(
+        points_lidar_m, voxel_size, point_cloud_range, max_points, max_voxels
+    )
+    kept = points_lidar_m.new_zeros((count.numel(), max_points, points_lidar_m.shape[1]))
+    for slot in range(_most(count)):
+        voxel, point = members(slot)
+        kept[voxel, slot] = points_lidar_m[point]
+    return kept, coords, count
 
 
 def _fake(
@@ -70,37 +93,68 @@ def _fake(
     )
 
 
+def _points_fake(
+    points_lidar_m: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, coords, num_points = _fake(
+        points_lidar_m, voxel_size, point_cloud_range, max_points, max_voxels
+    )
+    kept = points_lidar_m.new_empty((mean.shape[0], max_points, mean.shape[1]))
+    return kept, coords, num_points
+
+
+_ARGUMENTS = (
+    "(Tensor points_lidar_m, float[] voxel_size, float[] point_cloud_range, int max_points, "
+    "int max_voxels)"
+)
 _CONTRACT = Contract(
     "voxelize_hard",
-    "(Tensor points_lidar_m, float[] voxel_size, float[] point_cloud_range, int max_points, "
-    "int max_voxels) -> (Tensor mean, Tensor coords, Tensor num_points)",
+    f"{_ARGUMENTS} -> (Tensor mean, Tensor coords, Tensor num_points)",
     reference=_reference,
     fake=_fake,
 )
-_CONTRACT.register_no_gradient()
-_CONTRACT.register_autocast(torch.float32)
+_POINTS = Contract(
+    "voxelize_hard_points",
+    f"{_ARGUMENTS} -> (Tensor points, Tensor coords, Tensor num_points)",
+    reference=_points_reference,
+    fake=_points_fake,
+    public="voxelize_hard",
+)
+for _contract in (_CONTRACT, _POINTS):
+    _contract.register_no_gradient()
+    _contract.register_autocast(torch.float32)
 
 
-def _check_grid(voxel_size: Sequence[float], point_cloud_range: Sequence[float]) -> None:
-    if len(voxel_size) != 3 or not all(size > 0 for size in voxel_size):
-        raise ValueError(
-            f"voxelize_hard: voxel_size must be 3 positive lengths, got {list(voxel_size)}"
-        )
-    ordered = len(point_cloud_range) == 6 and all(
-        lo < hi for lo, hi in zip(point_cloud_range[:3], point_cloud_range[3:], strict=True)
-    )
-    if not ordered:
-        raise ValueError(
-            "voxelize_hard: point_cloud_range must be (x, y, z low, x, y, z high) with low < high, "
-            f"got {list(point_cloud_range)}"
-        )
-    nx, ny, nz = voxel_grid(voxel_size, point_cloud_range)
+def _run(
+    contract: Contract,
+    points_lidar_m: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_dtype("voxelize_hard", "points_lidar_m", points_lidar_m, torch.float32)
+    check_min_columns("voxelize_hard", "points_lidar_m", points_lidar_m, 3, rows="P")
+    voxel_size = [float(v) for v in voxel_size]
+    point_cloud_range = [float(v) for v in point_cloud_range]
+    nx, ny, nz = check_grid("voxelize_hard", voxel_size, point_cloud_range)
     bits = sum((cells - 1).bit_length() for cells in (nx, ny, nz))
     if min(nx, ny, nz) < 1 or bits > _CELL_BITS:
         raise ValueError(
             "voxelize_hard: point_cloud_range / voxel_size must be at least 1 cell an axis and at "
             f"most 2^{_CELL_BITS} in all (axes rounded up to powers of two), got {nx} x {ny} x {nz}"
         )
+    for name, cap in (("max_points", max_points), ("max_voxels", max_voxels)):
+        if cap < 1:
+            raise ValueError(f"voxelize_hard: {name} must be at least 1, got {cap}")
+    values, coords, num_points = contract(
+        points_lidar_m, voxel_size, point_cloud_range, max_points, max_voxels
+    )
+    return values, coords, num_points
 
 
 def voxelize_hard(
@@ -138,15 +192,24 @@ def voxelize_hard(
 
     Source: deterministic hard voxelisation and HardSimpleVFE of mmdetection3d.
     """
-    check_dtype("voxelize_hard", "points_lidar_m", points_lidar_m, torch.float32)
-    check_min_columns("voxelize_hard", "points_lidar_m", points_lidar_m, 3, rows="P")
-    voxel_size = [float(v) for v in voxel_size]
-    point_cloud_range = [float(v) for v in point_cloud_range]
-    _check_grid(voxel_size, point_cloud_range)
-    for name, cap in (("max_points", max_points), ("max_voxels", max_voxels)):
-        if cap < 1:
-            raise ValueError(f"voxelize_hard: {name} must be at least 1, got {cap}")
-    mean, coords, num_points = _CONTRACT(
-        points_lidar_m, voxel_size, point_cloud_range, max_points, max_voxels
-    )
-    return mean, coords, num_points
+    return _run(_CONTRACT, points_lidar_m, voxel_size, point_cloud_range, max_points, max_voxels)
+
+
+def voxelize_hard_points(
+    points_lidar_m: Tensor,
+    voxel_size: Sequence[float],
+    point_cloud_range: Sequence[float],
+    max_points: int,
+    max_voxels: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Group the points of one sample by voxel and keep each voxel's first points.
+
+    As :func:`voxelize_hard`, which averages what this returns.
+
+    Returns:
+        points: (V, max_points, F) float32, kept points in point order, then zeros.
+        coords: (V, 3) int32, cell x, y, z; rows in order of first appearance.
+        num_points: (V,) int32, kept points.
+        None of them carries a gradient.
+    """
+    return _run(_POINTS, points_lidar_m, voxel_size, point_cloud_range, max_points, max_voxels)

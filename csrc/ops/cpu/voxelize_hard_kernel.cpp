@@ -10,11 +10,12 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <tuple>
 #include <vector>
+
+#include "common/voxel_cells.h"
 
 namespace anybev {
 namespace {
@@ -24,38 +25,26 @@ constexpr int64_t kRowsPerTask = 1 << 16;
 constexpr int64_t kLookAhead = 24;  // points between a prefetch and its use
 
 // x, y and z of a cell share one 31-bit word, so packing and unpacking are shifts.
-struct Grid {
-  std::array<float, 3> low, size, cells;
+struct Grid : VoxelGrid {
   std::array<int, 3> shift;
 
-  Grid(at::ArrayRef<double> voxel_size, at::ArrayRef<double> range) {
+  Grid(at::ArrayRef<double> voxel_size, at::ArrayRef<double> range)
+      : VoxelGrid("voxelize_hard", voxel_size, range) {
     std::array<int, 3> bits;
     for (int axis = 0; axis < 3; ++axis) {
-      const double count = std::nearbyint((range[axis + 3] - range[axis]) / voxel_size[axis]);
-      TORCH_CHECK_VALUE(count >= 1 && count < (1 << 30), "voxelize_hard: grid is out of range");
-      low[axis] = static_cast<float>(range[axis]);
-      size[axis] = static_cast<float>(voxel_size[axis]);
-      cells[axis] = static_cast<float>(count);
-      bits[axis] = static_cast<int>(std::bit_width(static_cast<uint32_t>(count) - 1));
+      bits[axis] = static_cast<int>(std::bit_width(static_cast<uint32_t>(cells[axis]) - 1));
     }
     TORCH_CHECK_VALUE(bits[0] + bits[1] + bits[2] <= 31, "voxelize_hard: grid has too many cells");
     shift = {bits[1] + bits[2], bits[2], 0};
   }
 };
 
-// The compilers' own vectors: 128 bits are baseline on x86-64 and on ARM.
-typedef float Float4 __attribute__((vector_size(16)));
-typedef int32_t Int4 __attribute__((vector_size(16)));
-
-// Packed cells of four points, kNone outside the range. For an integer bound n, floor(q) in [0, n)
-// is q in [0, n), where floor is truncation; comparisons are false for NaN.
+// Packed cells of four points, kNone outside the range.
 void pack_four(const float* const* point, const Grid& grid, uint32_t* cell) {
-  Int4 packed = {};
+  CellInt4 packed = {};
   for (int axis = 0; axis < 3; ++axis) {
-    const Float4 value = {point[0][axis], point[1][axis], point[2][axis], point[3][axis]};
-    const Float4 q = (value - grid.low[axis]) / grid.size[axis];
-    const Int4 inside = (q >= 0.0f) & (q < grid.cells[axis]);
-    const Int4 index = __builtin_convertvector((Float4)(inside & (Int4)q), Int4);
+    CellInt4 inside;
+    const CellInt4 index = grid.cells_of(point, axis, inside);
     packed |= (index << grid.shift[axis]) | ~inside;
   }
   std::memcpy(cell, &packed, sizeof(packed));
@@ -132,6 +121,20 @@ void add_points(const float* points, int64_t any_columns, const uint32_t* voxel,
   }
 }
 
+// Copies the first max_points points of each voxel, in point order, into (V, max_points, columns).
+void keep_points(const float* points, int64_t columns, const uint32_t* voxel, int64_t count,
+                 int64_t max_points, float* kept, int32_t* num_points) {
+  for (int64_t i = 0; i < count; ++i) {
+    if (i + kLookAhead < count && voxel[i + kLookAhead] != kNone) {
+      __builtin_prefetch(kept + voxel[i + kLookAhead] * max_points * columns, 1);
+      __builtin_prefetch(num_points + voxel[i + kLookAhead], 1);
+    }
+    if (voxel[i] == kNone || num_points[voxel[i]] == max_points) continue;
+    const int64_t slot = voxel[i] * max_points + num_points[voxel[i]]++;
+    std::copy_n(points + i * columns, columns, kept + slot * columns);
+  }
+}
+
 // Divides the sums of voxels that hold more than one point.
 template <int kColumns>
 void average(float* sum, int64_t any_columns, const int32_t* num_points, int64_t begin,
@@ -156,49 +159,91 @@ void unpack_cells(const uint32_t* cells, const Grid& grid, int64_t begin, int64_
   }
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> voxelize_hard(const at::Tensor& points_lidar_m,
-                                                             at::ArrayRef<double> voxel_size,
-                                                             at::ArrayRef<double> point_cloud_range,
-                                                             int64_t max_points,
-                                                             int64_t max_voxels) {
+// Points of a sample with the voxel of each. The lists are the calling thread's scratch.
+struct Sample {
+  at::Tensor points;
+  int64_t count, columns, voxels;
+  const float* source;
+  const uint32_t *voxel, *cells;
+
+  at::Tensor coords(const Grid& grid) const {
+    at::Tensor coords = at::empty({voxels, 3}, points.options().dtype(at::kInt));
+    int32_t* xyz = coords.mutable_data_ptr<int32_t>();
+    at::parallel_for(0, voxels, kRowsPerTask, [&](int64_t begin, int64_t end) {
+      unpack_cells(cells, grid, begin, end, xyz);
+    });
+    return coords;
+  }
+};
+
+Sample number_points(const at::Tensor& points_lidar_m, const Grid& grid, int64_t max_voxels) {
   TORCH_CHECK_TYPE(points_lidar_m.scalar_type() == at::kFloat,
                    "voxelize_hard: points_lidar_m must be float32, got ",
                    points_lidar_m.scalar_type());
-  const Grid grid(voxel_size, point_cloud_range);
-  const at::Tensor points = points_lidar_m.contiguous();
-  const int64_t count = points.size(0), columns = points.size(1);
-  TORCH_CHECK_VALUE(count < (int64_t{1} << 30),
-                    "voxelize_hard: points_lidar_m must have fewer than 2^30 rows, got ", count);
-  const float* source = points.const_data_ptr<float>();
+  Sample sample;
+  sample.points = points_lidar_m.contiguous();
+  sample.count = sample.points.size(0);
+  sample.columns = sample.points.size(1);
+  sample.source = sample.points.const_data_ptr<float>();
+  TORCH_CHECK_VALUE(sample.count < (int64_t{1} << 30),
+                    "voxelize_hard: points_lidar_m must have fewer than 2^30 rows, got ",
+                    sample.count);
 
   static thread_local Scratch scratch;
-  scratch.voxel.resize(static_cast<size_t>(count));
+  scratch.voxel.resize(static_cast<size_t>(sample.count));
   uint32_t* const voxel = scratch.voxel.data();
-  at::parallel_for(0, count, kRowsPerTask, [&](int64_t begin, int64_t end) {
-    pack_cells(source + begin * columns, columns, end - begin, grid, voxel + begin);
+  at::parallel_for(0, sample.count, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    pack_cells(sample.source + begin * sample.columns, sample.columns, end - begin, grid,
+               voxel + begin);
   });
-  const int64_t voxels = number_voxels(scratch, count, max_voxels);
-  const uint32_t* const cells = scratch.cells.data();
+  sample.voxels = number_voxels(scratch, sample.count, max_voxels);
+  sample.voxel = voxel;
+  sample.cells = scratch.cells.data();
+  return sample;
+}
 
-  at::Tensor mean = at::zeros({voxels, columns}, points.options());
-  at::Tensor coords = at::empty({voxels, 3}, points.options().dtype(at::kInt));
-  at::Tensor num_points = at::zeros({voxels}, points.options().dtype(at::kInt));
+using Voxels = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
+Voxels voxelize_hard(const at::Tensor& points_lidar_m, at::ArrayRef<double> voxel_size,
+                     at::ArrayRef<double> point_cloud_range, int64_t max_points,
+                     int64_t max_voxels) {
+  const Grid grid(voxel_size, point_cloud_range);
+  const Sample sample = number_points(points_lidar_m, grid, max_voxels);
+  const int64_t columns = sample.columns;
+  at::Tensor mean = at::zeros({sample.voxels, columns}, sample.points.options());
+  at::Tensor num_points = at::zeros({sample.voxels}, sample.points.options().dtype(at::kInt));
   float* sum = mean.mutable_data_ptr<float>();
   int32_t* kept = num_points.mutable_data_ptr<int32_t>();
-  int32_t* xyz = coords.mutable_data_ptr<int32_t>();
   const auto cap = static_cast<int32_t>(std::min<int64_t>(max_points, INT32_MAX));
   const auto add = columns == 5 ? add_points<5> : columns == 4 ? add_points<4> : add_points<0>;
-  add(source, columns, voxel, count, cap, sum, kept);
+  add(sample.source, columns, sample.voxel, sample.count, cap, sum, kept);
 
   const auto divide = columns == 5 ? average<5> : columns == 4 ? average<4> : average<0>;
-  at::parallel_for(0, voxels, kRowsPerTask, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, sample.voxels, kRowsPerTask, [&](int64_t begin, int64_t end) {
     divide(sum, columns, kept, begin, end);
-    unpack_cells(cells, grid, begin, end, xyz);
   });
-  return {mean, coords, num_points};
+  return {mean, sample.coords(grid), num_points};
+}
+
+Voxels voxelize_hard_points(const at::Tensor& points_lidar_m, at::ArrayRef<double> voxel_size,
+                            at::ArrayRef<double> point_cloud_range, int64_t max_points,
+                            int64_t max_voxels) {
+  TORCH_CHECK_VALUE(max_points >= 1 && max_points <= INT32_MAX,
+                    "voxelize_hard: max_points must be in [1, 2^31), got ", max_points);
+  const Grid grid(voxel_size, point_cloud_range);
+  const Sample sample = number_points(points_lidar_m, grid, max_voxels);
+  at::Tensor kept =
+      at::zeros({sample.voxels, max_points, sample.columns}, sample.points.options());
+  at::Tensor num_points = at::zeros({sample.voxels}, sample.points.options().dtype(at::kInt));
+  keep_points(sample.source, sample.columns, sample.voxel, sample.count, max_points,
+              kept.mutable_data_ptr<float>(), num_points.mutable_data_ptr<int32_t>());
+  return {kept, sample.coords(grid), num_points};
 }
 
 }  // namespace
 }  // namespace anybev
 
-TORCH_LIBRARY_IMPL(anybev, CPU, m) { m.impl("voxelize_hard", &anybev::voxelize_hard); }
+TORCH_LIBRARY_IMPL(anybev, CPU, m) {
+  m.impl("voxelize_hard", &anybev::voxelize_hard);
+  m.impl("voxelize_hard_points", &anybev::voxelize_hard_points);
+}

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from anybev.device.ops.voxelize_hard import _CONTRACT, voxel_grid, voxelize_hard
+from anybev.device.ops._voxel_grid import voxel_grid
+from anybev.device.ops.voxelize_hard import _CONTRACT, voxelize_hard, voxelize_hard_points
 
 VOXEL = (0.075, 0.075, 0.2)
 RANGE = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
@@ -78,6 +80,37 @@ def test_bit_equal_to_the_loop(
     points = cloud(400, columns)
     arguments = (SMALL_VOXEL, SMALL_RANGE, max_points, max_voxels)
     assert_same(voxelize_hard(points, *arguments), sequential(points, *arguments))
+
+
+def sequential_points(points: Tensor, *arguments: Any) -> Tensor:
+    """Kept points of the loop's voxels: the points of a cell in order, the first of them."""
+    voxel_size, point_cloud_range, max_points, _ = arguments
+    low, size = (np.array(v, np.float32) for v in (point_cloud_range[:3], voxel_size))
+    cells = np.floor((points.numpy()[:, :3] - low) / size)
+    voxels = sequential(points, *arguments)[1].numpy()
+    kept = torch.zeros(len(voxels), max_points, points.shape[1])
+    for row, voxel in zip(kept, voxels, strict=True):
+        members = points[(cells == voxel).all(1)][:max_points]
+        row[: len(members)] = members
+    return kept
+
+
+@pytest.mark.parametrize("columns", [3, 5, 7])
+@pytest.mark.parametrize(("max_points", "max_voxels"), [(10, 1000), (3, 1000), (1, 20), (4, 1)])
+def test_kept_points_bit_equal_to_the_loop(
+    implementation: str, columns: int, max_points: int, max_voxels: int
+) -> None:
+    points = cloud(400, columns)
+    arguments = (SMALL_VOXEL, SMALL_RANGE, max_points, max_voxels)
+    kept, coords, count = voxelize_hard_points(points, *arguments)
+    assert torch.equal(kept, sequential_points(points, *arguments))
+    assert_same((coords, count), sequential(points, *arguments)[1:])
+
+
+@pytest.mark.parametrize("points", [torch.zeros(0, 5), torch.full((4, 5), 99.0)])
+def test_no_voxels_keep_no_points(implementation: str, points: Tensor) -> None:
+    kept, coords, count = voxelize_hard_points(points, VOXEL, RANGE, 10, 100)
+    assert (kept.shape, coords.shape, count.shape) == ((0, 10, 5), (0, 3), (0,))
 
 
 @pytest.mark.parametrize("max_voxels", [160000, 5000])
@@ -202,12 +235,13 @@ def test_forced_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _CONTRACT.implementation("cpu") == "reference"
 
 
-@pytest.mark.parametrize("name", ["voxelize_hard", "voxelize_hard_reference"])
+@pytest.mark.parametrize("suffix", ["", "_reference"])
+@pytest.mark.parametrize("name", ["voxelize_hard", "voxelize_hard_points"])
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck(name: str, requires_grad: bool) -> None:
+def test_opcheck(name: str, suffix: str, requires_grad: bool) -> None:
     points = cloud(40).requires_grad_(requires_grad)
     arguments = (points, list(SMALL_VOXEL), list(SMALL_RANGE), 3, 20)
-    torch.library.opcheck(getattr(torch.ops.anybev, name).default, arguments)
+    torch.library.opcheck(getattr(torch.ops.anybev, name + suffix).default, arguments)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
@@ -258,3 +292,7 @@ def test_kernel_refuses_what_the_wrapper_would_have() -> None:
         kernel(points, [1e-9] * 3, list(RANGE), 10, 10)
     with pytest.raises(ValueError, match="grid has too many cells"):
         kernel(points, [1e-3] * 3, list(RANGE), 10, 10)
+    with pytest.raises(ValueError, match="must be 3 and 6 numbers, got 3 and 5"):
+        kernel(points, list(VOXEL), list(RANGE[:5]), 10, 10)
+    with pytest.raises(ValueError, match=r"max_points must be in \[1, 2\^31\), got 0"):
+        torch.ops.anybev.voxelize_hard_points(points, list(VOXEL), list(RANGE), 0, 10)
