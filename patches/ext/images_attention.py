@@ -44,8 +44,8 @@ def _attend(
 
 
 def _pieces(locations: Tensor) -> Iterator[tuple[int, slice]]:
-    batch, queries = locations.shape[:2]
-    step = max(1, _PIECE_CORNERS // max(1, 2 * locations[0, :1].numel()))
+    batch, queries, heads, levels, points = locations.shape[:5]
+    step = max(1, _PIECE_CORNERS // max(1, 4 * heads * levels * points))
     for image in range(batch):
         for begin in range(0, queries, step):
             yield image, slice(begin, min(begin + step, queries))
