@@ -33,13 +33,15 @@ def _show(outcomes: list[Outcome], *, ext: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("patch", "target", "state", "why it is there, or why it was not applied")
+    table = Table()
+    table.add_column("patch", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("why it is there, or why it was not applied")
     for outcome in outcomes:
         style = _STYLES.get(outcome.state, "")
         state = f"[{style}]{outcome.state}[/]" if style else str(outcome.state)
-        entry = outcome.entry
-        table.add_row(entry.id, entry.target, state, outcome.reason or entry.why)
-    console = Console(soft_wrap=False, highlight=False)
+        table.add_row(outcome.entry.id, state, outcome.reason or outcome.entry.why)
+    console = Console(highlight=False)
     console.print(table)
     if ext:
         names = Table("mmcv._ext", "answered by")
@@ -60,6 +62,8 @@ def _ext_names() -> dict[str, str]:
 @click.pass_context
 def patches(ctx: click.Context, as_json: bool, ext: bool) -> None:
     """Apply every patch of mmdetection3d in this process, and show what became of it.
+
+    Targets, version ranges and upstream links: --json, or patches/ledger.toml.
 
     Ends with status 0 when every patch applied or was not needed, 1 when one failed.
     """
