@@ -17,6 +17,17 @@ _KNN_FARTHEST = 1e10
 _THREE_NN_FARTHEST = 1e40
 
 
+def _coordinates(tensor: Tensor, b: int, n: int) -> Tensor:
+    """(b, n, 3) coordinates, read from the front of a buffer as mmcv's kernels read it.
+
+    mmdetection3d's DGCNN hands over features of 64 channels where (b, n, 3) is asked for. The
+    kernels step by three numbers a point and b * n * 3 in all, whatever the shape says, so that
+    its "neighbours in feature space" are those of such triples. Its checkpoints were trained with
+    them.
+    """
+    return tensor.reshape(-1)[: b * n * 3].view(b, n, 3)
+
+
 def _squared_distances(centres: Tensor, points: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Blocks of centres with their (rows, n) squared distances, summed as the kernels do.
 
@@ -92,7 +103,7 @@ def ball_query_forward(
         max_radius: metres, taken as float32; this distance does not count.
     """
     low, high = _squared_radius(min_radius), _squared_radius(max_radius)
-    centres, points = new_xyz_tensor.reshape(b, m, 3), xyz_tensor.reshape(b, n, 3)
+    centres, points = _coordinates(new_xyz_tensor, b, m), _coordinates(xyz_tensor, b, n)
     for i in range(b):
         for block, distance in _squared_distances(centres[i], points[i]):
             distance = _wide(distance)
@@ -168,7 +179,7 @@ def knn_forward(
         m: centres.
         nsample: indices a centre.
     """
-    centres, points = new_xyz_tensor.reshape(b, m, 3), xyz_tensor.reshape(b, n, 3)
+    centres, points = _coordinates(new_xyz_tensor, b, m), _coordinates(xyz_tensor, b, n)
     order = torch.arange(n, device=points.device)
     # A float's bits order like the float where it is not negative: (distance, index) in one number.
     farthest = int(np.float32(_KNN_FARTHEST).view(np.int32)) << 32
@@ -210,7 +221,7 @@ def three_nn_forward(
         n: unknown points.
         m: known points.
     """
-    targets, points = unknown_tensor.reshape(b, n, 3), known_tensor.reshape(b, m, 3)
+    targets, points = _coordinates(unknown_tensor, b, n), _coordinates(known_tensor, b, m)
     farthest = _THREE_NN_FARTHEST if points.dtype == torch.float64 else float("inf")
     for i in range(b):
         for block, distance in _squared_distances(targets[i], points[i]):

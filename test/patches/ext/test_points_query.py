@@ -191,3 +191,16 @@ def test_distances_round_as_the_kernels_do(dtype: torch.dtype) -> None:
         for centre in centres[0]
     ]
     assert dist2[0].tolist() == expected
+
+
+def test_features_are_read_as_triples_as_mmcv_reads_them() -> None:
+    """DGCNN asks for the nearest in feature space and gets this; its checkpoints depend on it."""
+    features = torch.rand(2, 10, 8, generator=torch.Generator().manual_seed(0))
+    triples = features.flatten()[:60].reshape(2, 10, 3)
+    (idx, dist2), (wanted, wanted_dist2) = (
+        (torch.zeros(2, 10, 4, dtype=torch.int32), torch.zeros(2, 10, 4)) for _ in range(2)
+    )
+    ext.knn_forward(features, features, idx, dist2, b=2, n=10, m=10, nsample=4)
+    ext.knn_forward(triples, triples, wanted, wanted_dist2, b=2, n=10, m=10, nsample=4)
+    assert torch.equal(idx, wanted)
+    assert torch.equal(dist2, wanted_dist2)
