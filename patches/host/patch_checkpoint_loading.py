@@ -1,7 +1,7 @@
 """The last mmengine of OpenMMLab cannot read its own checkpoints with torch 2.6 and later."""
 
-import os
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -53,18 +53,15 @@ def allowed_globals() -> list[Any]:
 
 
 def replace(original: Loader) -> Loader:
-    """``load_from_local`` with the names that mmengine's own checkpoints hold allowed.
+    """``CheckpointLoader.load_checkpoint`` with the names that mmengine's own files hold allowed.
 
     Everything else still stops the load with torch's error, which says how a user can allow it.
     Upstream relied on a loader that ran whatever a file asked for.
     """
-    del original
 
-    def load_from_local(filename: str, map_location: Any = None) -> Any:
-        filename = os.path.expanduser(filename)
-        if not os.path.isfile(filename):
-            raise FileNotFoundError(f"{filename} can not be found.")
+    @wraps(original)
+    def load_checkpoint(cls: Any, *args: Any, **kwargs: Any) -> Any:
         with torch.serialization.safe_globals(allowed_globals()):
-            return torch.load(filename, map_location=map_location, weights_only=True)
+            return original(cls, *args, **kwargs)
 
-    return load_from_local
+    return load_checkpoint
