@@ -152,11 +152,26 @@ def _plan_of(indice_pairs: Tensor, indice_num: Tensor, sources: int, rows: int) 
     return plan
 
 
+def _taps(filters: Tensor, taps: int) -> Tensor:
+    """(taps, Cin, Cout) of ``[kernel, in, out]``.
+
+    A layer whose kernel has more taps than the pairs of its indice_key uses the first of them, as
+    in mmcv, which checks nothing: Cylinder3D's blocks are built, and trained, that way.
+    """
+    channels, out = filters.shape[-2:]
+    flat = filters.reshape(-1, channels, out)
+    if len(flat) < taps:
+        raise ValueError(
+            f"indice_conv: filters must have the {taps} taps of the pairs, got {len(flat)}; try "
+            "another indice_key"
+        )
+    return flat[:taps]
+
+
 def _convolve(features: Tensor, filters: Tensor, plan: SparseNeighbors) -> Tensor:
     """With ``[kernel, in, out]``; as in mmcv, autocast does not reach it."""
-    channels, out = filters.shape[-2:]
-    weight = filters.reshape(-1, channels, out).permute(2, 0, 1)
-    weight = weight.reshape(out, *plan.kernel_size, channels)
+    weight = _taps(filters, plan.offsets).permute(2, 0, 1)
+    weight = weight.reshape(len(weight), *plan.kernel_size, -1)
     with torch.autocast(features.device.type, enabled=False):
         return sparse_conv(features, weight, plan)
 
@@ -205,9 +220,8 @@ def indice_conv_backward(
     plan = _plan_of(indicePairs, indiceNum, *rows)
     back = plan if _inverse else plan.inverse()
     grad_features = _convolve(outGrad, filters.transpose(-1, -2), back)
-    channels, out = filters.shape[-2:]
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
-    grad_filters = filters.new_zeros((indicePairs.shape[0], channels, out), dtype=wide)
+    grad_filters = torch.zeros_like(filters.flatten(0, -3), dtype=wide)
     with torch.autocast(features.device.type, enabled=False):
         for tap, (source, row) in enumerate(_pairs(indicePairs, indiceNum)):
             source, row = (row, source) if _inverse else (source, row)
