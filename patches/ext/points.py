@@ -1,9 +1,14 @@
 """Names of ``mmcv._ext`` that move features of points by indices."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from anybev.patches.ext._table import supplies
+
+# Features of stacked samples moved at once.
+_ELEMENTS_AT_ONCE = 1 << 22
 
 
 def _along_points(idx: Tensor, b: int, c: int) -> Tensor:
@@ -127,16 +132,20 @@ def group_points_backward(
 
 
 def _stacked_rows(
-    idx: Tensor, idx_batch_cnt: Tensor, rows_batch_cnt: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Rows of a stacked tensor that indices counted within their sample mean, and which exist."""
+    idx: Tensor, idx_batch_cnt: Tensor, rows_batch_cnt: Tensor, c: int
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Blocks of centres, with the stacked rows that their indices mean and which of them exist."""
     ends = idx_batch_cnt.cumsum(0)
     centre = torch.arange(idx.shape[0], device=idx.device)
     sample = torch.searchsorted(ends, centre, right=True).clamp_(max=ends.shape[0] - 1)
     count = rows_batch_cnt.long()
     start = count.cumsum(0) - count
     inside = (idx >= 0) & (idx < count[sample, None])
-    return torch.where(inside, idx.long() + start[sample, None], 0), inside
+    row = torch.where(inside, idx.long() + start[sample, None], 0)
+    step = max(1, _ELEMENTS_AT_ONCE // max(1, idx.shape[1] * c))
+    for i in range(0, idx.shape[0], step):
+        block = slice(i, i + step)
+        yield block, row[block], inside[block]
 
 
 @supplies()
@@ -170,11 +179,11 @@ def stack_group_points_forward(
     """
     if features_tensor.shape[0] == 0 or out_tensor.numel() == 0:
         return
-    rows, inside = _stacked_rows(
-        idx_tensor.reshape(m, nsample), idx_batch_cnt_tensor, features_batch_cnt_tensor
-    )
-    picked = features_tensor[rows].transpose(1, 2)
-    out_tensor.copy_(torch.where(inside[:, None], picked, out_tensor))
+    for block, rows, inside in _stacked_rows(
+        idx_tensor.reshape(m, nsample), idx_batch_cnt_tensor, features_batch_cnt_tensor, c
+    ):
+        picked = features_tensor[rows].transpose(1, 2)
+        out_tensor[block] = torch.where(inside[:, None], picked, out_tensor[block])
 
 
 @supplies()
@@ -209,11 +218,11 @@ def stack_group_points_backward(
     """
     if n == 0 or grad_out_tensor.numel() == 0:
         return
-    rows, inside = _stacked_rows(
-        idx_tensor.reshape(m, nsample), idx_batch_cnt_tensor, features_batch_cnt_tensor
-    )
-    grads = torch.where(inside[:, None], grad_out_tensor, 0).transpose(1, 2)
-    grad_features_tensor.index_add_(0, rows.reshape(-1), grads.reshape(-1, c))
+    for block, rows, inside in _stacked_rows(
+        idx_tensor.reshape(m, nsample), idx_batch_cnt_tensor, features_batch_cnt_tensor, c
+    ):
+        grads = torch.where(inside[:, None], grad_out_tensor[block], 0).transpose(1, 2)
+        grad_features_tensor.index_add_(0, rows.reshape(-1), grads.reshape(-1, c))
 
 
 @supplies()
@@ -242,11 +251,14 @@ def three_interpolate_forward(
         m: points.
         n: outputs.
     """
-    points, out = points_tensor.reshape(b, c, m), out_tensor.view(b, c, n)
-    for k in range(3):
-        index = _along_points(idx_tensor.reshape(b, n, 3)[..., k], b, c)
-        part = points.gather(2, index).mul_(weight_tensor.reshape(b, 1, n, 3)[..., k])
-        out.copy_(part) if k == 0 else out.add_(part)
+    idx = idx_tensor.reshape(b, n, 3).long()
+    weight, out = weight_tensor.reshape(b, n, 3), out_tensor.view(b, c, n)
+    for points, index, factor, total in zip(
+        points_tensor.reshape(b, c, m), idx, weight, out, strict=True
+    ):
+        total.copy_(points[:, index[:, 0]].mul_(factor[:, 0]))
+        for k in (1, 2):
+            total.add_(points[:, index[:, k]].mul_(factor[:, k]))
 
 
 @supplies()
@@ -275,8 +287,10 @@ def three_interpolate_backward(
         n: outputs.
         m: points.
     """
-    grad_out, grad_points = grad_out_tensor.reshape(b, c, n), grad_points_tensor.view(b, c, m)
-    for k in range(3):
-        index = _along_points(idx_tensor.reshape(b, n, 3)[..., k], b, c)
-        part = grad_out * weight_tensor.reshape(b, 1, n, 3)[..., k]
-        grad_points.scatter_add_(2, index, part)
+    idx = idx_tensor.reshape(b, n, 3).long()
+    grad_out, weight = grad_out_tensor.reshape(b, c, n), weight_tensor.reshape(b, n, 3)
+    for grad, index, factor, total in zip(
+        grad_out, idx, weight, grad_points_tensor.view(b, c, m), strict=True
+    ):
+        for k in range(3):
+            total.scatter_add_(1, index[:, k].expand(c, n), grad * factor[:, k])

@@ -201,7 +201,7 @@ def roipoint_pool3d_forward(
     slots = pooled_features.shape[2]
     slot = torch.arange(slots, device=xyz.device)
     for i in range(xyz.shape[0]):
-        for block in _blocks(boxes3d.shape[1], xyz.shape[1]):
+        for block in _blocks(boxes3d.shape[1], max(xyz.shape[1], slots * pooled_features.shape[3])):
             inside = _local(boxes3d[i, block], xyz[i])[2]
             row, rank, column, count = first_hits(inside, slots)
             idx = torch.zeros((inside.shape[0], slots), dtype=torch.long, device=xyz.device)

@@ -55,6 +55,8 @@ def furthest_point_sampling_forward(
     points = points_tensor.reshape(b, n, 3)[:, order].to(temp_tensor.dtype)
     axes = points.permute(2, 0, 1).contiguous()
     nearest = temp_tensor.view(b, n)[:, order]
+    # fmin passes over a NaN as CUDA's min does; without any, minimum is the same and quicker.
+    smaller = torch.minimum if bool(axes.isfinite().all()) else torch.fmin
     distance, delta = torch.empty_like(nearest), torch.empty_like(nearest)
     sampled = torch.zeros((m, b, 1), dtype=torch.long, device=points.device)
     for j in range(1, m):
@@ -63,7 +65,7 @@ def furthest_point_sampling_forward(
         for axis in (1, 2):
             torch.sub(axes[axis], centre[axis], out=delta)
             distance.add_(delta.mul_(delta))
-        torch.fmin(nearest, distance, out=nearest)
+        smaller(nearest, distance, out=nearest)
         torch.argmax(nearest, dim=1, keepdim=True, out=sampled[j])
     idx_tensor.copy_(order[sampled[..., 0].t()])
     temp_tensor.view(b, n)[:, order] = nearest

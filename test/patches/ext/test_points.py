@@ -84,7 +84,11 @@ SOURCES = [(0, 0, 0), (0, 1, 3), (1, 0, 2), (2, 0, 9), (2, 1, 4), (3, 0, 5), (3,
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_stack_group_points(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("at_once", [1 << 22, 12])
+def test_stack_group_points(
+    dtype: torch.dtype, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anybev.patches.ext.points._ELEMENTS_AT_ONCE", at_once)
     features, out = floats(10, 3, dtype=dtype), torch.full((5, 3, 2), 9.0, dtype=dtype)
     expected = out.clone()
     for centre, sample, row in SOURCES:
@@ -93,7 +97,9 @@ def test_stack_group_points(dtype: torch.dtype) -> None:
     assert torch.equal(out, expected)
 
 
-def test_stack_group_points_backward() -> None:
+@pytest.mark.parametrize("at_once", [1 << 22, 12])
+def test_stack_group_points_backward(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anybev.patches.ext.points._ELEMENTS_AT_ONCE", at_once)
     grad_out, grad = floats(5, 3, 2, dtype=torch.float64), torch.ones(10, 3, dtype=torch.float64)
     expected = grad.clone()
     for centre, sample, row in SOURCES:
