@@ -12,6 +12,14 @@ from anybev.patches.host.patch_gaussian_radius import radius_of
 Method = Callable[..., Any]
 
 
+def _overlaps(result: Any, boxes: Tensor) -> Tensor:
+    """Best overlap of every query; the assigner names none where a sample has no objects."""
+    if result.max_overlaps is None:
+        return boxes.new_zeros(len(result.gt_inds))
+    overlaps: Tensor = result.max_overlaps
+    return overlaps
+
+
 def _assigned(head: Any, predicted: dict[str, Tensor], given: Any, batch_idx: int) -> Any:
     """Boxes that the head predicts, and what the assigner of each layer makes of them."""
     from mmdet.models.task_modules import AssignResult
@@ -42,7 +50,7 @@ def _assigned(head: Any, predicted: dict[str, Tensor], given: Any, batch_idx: in
     together = AssignResult(
         num_gts=sum(result.num_gts for result in results),
         gt_inds=torch.cat([result.gt_inds for result in results]),
-        max_overlaps=torch.cat([result.max_overlaps for result in results]),
+        max_overlaps=torch.cat([_overlaps(result, boxes) for result in results]),
         labels=torch.cat([result.labels for result in results]),
     )
     return boxes, truth, together
@@ -70,7 +78,10 @@ def _heatmap(head: Any, given: Any, device: torch.device) -> Tensor:
 
 
 def replace(original: Method) -> Method:
-    """``TransFusionHead.get_targets_single`` with all Gaussians drawn at once; the same targets."""
+    """``TransFusionHead.get_targets_single`` with all Gaussians drawn at once; the same targets.
+
+    A sample without objects, at which upstream fails, has background targets.
+    """
     del original
 
     def get_targets_single(

@@ -122,6 +122,7 @@ def one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dic
 
 
 @on_cpu
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of torch's DistributedDataParallel
 def test_processes_start_and_train_on_the_cpu(
     pair: Pair, cpu: None, one_process: dict[str, Any]
 ) -> None:
