@@ -191,5 +191,6 @@ def test_targets_of_a_sample_without_objects(pair: Pair, head: Any) -> None:
     )
     assert (labels == head.num_classes).all()
     assert (label_weights == 1).all()
-    assert not (targets_.any() or weights.any() or ious.any() or heatmap.any())
+    for made in (targets_, weights, ious, heatmap):
+        assert not made.any()
     assert (positive, iou) == (0, 0.0)
