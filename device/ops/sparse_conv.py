@@ -66,6 +66,19 @@ def sparse_conv(
     return out
 
 
+def weight_gradient(features: Tensor, grad: Tensor, plan: SparseNeighbors) -> Tensor:
+    """(Cout, kx, ky, kz, Cin), float32 or float64: gradient of the weight; carries none itself.
+
+    Args:
+        features: (N, Cin) features that were convolved.
+        grad: (M, Cout) gradient of the output, of the features' dtype.
+        plan: of that convolution.
+    """
+    lists = _payload(plan.forward_pairs), []
+    out: Tensor = _GRAD_WEIGHT(features.detach(), grad.detach(), *lists, plan.offsets)
+    return out.reshape(-1, *plan.kernel_size, features.shape[1])
+
+
 def _payload(pairs: PairLists) -> Payload:
     return [pairs.pair_source, pairs.pair_row, pairs.tile_ptr]
 

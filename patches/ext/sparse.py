@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from anybev.device.ops.sparse_conv import sparse_conv
+from anybev.device.ops.sparse_conv import sparse_conv, weight_gradient
 from anybev.device.ops.sparse_neighbors import SparseNeighbors
 from anybev.patches.ext._table import supplies
 from anybev.patches.rulebook import (
@@ -220,13 +220,12 @@ def indice_conv_backward(
     plan = _plan_of(indicePairs, indiceNum, *rows)
     back = plan if _inverse else plan.inverse()
     grad_features = _convolve(outGrad, filters.transpose(-1, -2), back)
-    wide = torch.float64 if features.dtype == torch.float64 else torch.float32
-    grad_filters = torch.zeros_like(filters.flatten(0, -3), dtype=wide)
-    with torch.autocast(features.device.type, enabled=False):
-        for tap, (source, row) in enumerate(_pairs(indicePairs, indiceNum)):
-            source, row = (row, source) if _inverse else (source, row)
-            grad_filters[tap] = features[source].to(wide).t() @ outGrad[row].to(wide)
-    return [grad_features, grad_filters.reshape(filters.shape).to(filters.dtype)]
+    forth = plan.inverse() if _inverse else plan
+    grad_weight = weight_gradient(features, outGrad.to(features.dtype), forth)
+    grad_filters = filters.new_zeros(filters.shape)
+    taps = grad_weight.flatten(1, 3).permute(1, 2, 0)
+    grad_filters.flatten(0, -3)[: len(taps)] = taps.to(filters.dtype)
+    return [grad_features, grad_filters]
 
 
 @supplies("sparse_conv")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from anybev.device.ops.sparse_conv import sparse_conv
+from anybev.device.ops.sparse_conv import sparse_conv, weight_gradient
 from anybev.device.ops.sparse_neighbors import SparseNeighbors, sparse_neighbors
 from anybev.testing.tolerances import tolerances
 
@@ -155,3 +155,15 @@ def test_gradcheck(geometry: str) -> None:
 
     assert torch.autograd.gradcheck(run, (features, weight, bias), fast_mode=True)
     assert torch.autograd.gradgradcheck(run, (features, weight, bias), fast_mode=True)
+
+
+@pytest.mark.parametrize("geometry", ["subm", "down", "inverse_down"])
+def test_weight_gradient_is_the_one_that_backward_gives(geometry: str) -> None:
+    plan = plan_of(geometry)
+    features, weight, _ = random_inputs(plan, 5, 4, torch.float32)
+    out = sparse_conv(features, weight, plan)
+    grad = torch.randn_like(out)
+    (wanted,) = torch.autograd.grad(out, weight, grad)
+    found = weight_gradient(features, grad, plan)
+    assert not found.requires_grad
+    assert torch.equal(found, wanted)
