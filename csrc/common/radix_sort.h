@@ -34,7 +34,8 @@ inline void radix_sort(std::vector<uint64_t>& words, std::vector<uint64_t>& scra
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         int64_t* const mine = place.data() + chunk * digits;
         std::fill_n(mine, digits, int64_t{0});
-        for (int64_t i = bound(chunk); i < bound(chunk + 1); ++i) ++mine[digit(from[i])];
+        const int64_t last = bound(chunk + 1);
+        for (int64_t i = bound(chunk); i < last; ++i) ++mine[digit(from[i])];
       }
     });
     int64_t before = 0;
@@ -49,9 +50,8 @@ inline void radix_sort(std::vector<uint64_t>& words, std::vector<uint64_t>& scra
     at::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
         int64_t* const mine = place.data() + chunk * digits;
-        for (int64_t i = bound(chunk); i < bound(chunk + 1); ++i) {
-          to[mine[digit(from[i])]++] = from[i];
-        }
+        const int64_t last = bound(chunk + 1);
+        for (int64_t i = bound(chunk); i < last; ++i) to[mine[digit(from[i])]++] = from[i];
       }
     });
     words.swap(scratch);

@@ -4,7 +4,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <bit>
@@ -13,6 +12,7 @@
 #include <numeric>
 #include <vector>
 
+#include "common/copy_row.h"
 #include "common/radix_sort.h"
 #include "ops/cpu/scatter_points_kernel.h"
 
@@ -20,6 +20,7 @@ namespace anybev::scatter_points {
 namespace {
 
 constexpr int64_t kMostCells = int64_t{1} << 62;
+constexpr int64_t kWordsAhead = 16;  // words between a prefetch and its use
 
 // Lowest and highest number of each column over the rows without a negative one.
 struct Bounds {
@@ -168,9 +169,14 @@ void number_voxels(const Number* coords, int64_t columns, int64_t count, int64_t
       const int64_t last = std::min(valid, (task + 1) * kRowsPerTask);
       int64_t voxel = first[task] - 1;
       for (int64_t i = task * kRowsPerTask; i < last; ++i) {
+        if (i + kWordsAhead < last) {
+          const int64_t next = grouped.row(i + kWordsAhead);
+          __builtin_prefetch(coords + next * columns);
+          __builtin_prefetch(voxel_of + next, 1);
+        }
         if (opens(i)) {
           grouped.starts[++voxel] = i;
-          std::copy_n(coords + grouped.row(i) * columns, columns, out + voxel * columns);
+          copy_row(coords + grouped.row(i) * columns, columns, out + voxel * columns);
         }
         voxel_of[grouped.row(i)] = static_cast<int32_t>(voxel);
       }

@@ -14,6 +14,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/copy_row.h"
 #include "common/tasks.h"
 
 namespace anybev::scatter_points {
@@ -66,7 +67,7 @@ void reduce_voxels(const Grouped& points, const T* features, int64_t channels, R
       }
       const T* const source = features + points.row(i) * channels;
       if (i == first) {
-        std::copy_n(source, channels, row);
+        copy_row(source, channels, row);
       } else if (reduce == Reduce::kMax) {
         max_row(source, channels, row);
       } else {
@@ -88,8 +89,8 @@ Reduced scatter(const at::Tensor& features, const at::Tensor& coords, c10::strin
                         coords.size(0) == features.size(0),
                     "scatter_points: features and coords must be (P, C) and (P, D), got ",
                     features.sizes(), " and ", coords.sizes());
-  TORCH_CHECK_TYPE(features.is_floating_point() && (coords.scalar_type() == at::kInt ||
-                                                    coords.scalar_type() == at::kLong),
+  TORCH_CHECK_TYPE(features.is_floating_point() &&
+                       (coords.scalar_type() == at::kInt || coords.scalar_type() == at::kLong),
                    "scatter_points: features and coords must be floating and int32 or int64, got ",
                    features.scalar_type(), " and ", coords.scalar_type());
   const Reduce kind = reduce_of(reduce);
@@ -159,7 +160,7 @@ struct Gradient {
         const T divisor = static_cast<T>(counts[voxel_of[i]]);
         for (int64_t c = 0; c < channels; ++c) row[c] = source[c] / divisor;
       } else {
-        std::copy_n(source, channels, row);
+        copy_row(source, channels, row);
       }
     }
   }
@@ -221,9 +222,14 @@ at::Tensor scatter_backward(const at::Tensor& grad, const at::Tensor& point2voxe
   std::atomic<bool> bad{false};
   const auto run = [&]<class T>(T* target) {
     const int32_t* const count = sizes.const_data_ptr<int32_t>();
-    const Gradient<T> gradient = {
-        rows.const_data_ptr<T>(), voxel_of.const_data_ptr<int32_t>(), count, points, voxels,
-        channels, target, bad};
+    const Gradient<T> gradient = {rows.const_data_ptr<T>(),
+                                  voxel_of.const_data_ptr<int32_t>(),
+                                  count,
+                                  points,
+                                  voxels,
+                                  channels,
+                                  target,
+                                  bad};
     if (kind != Reduce::kMax) {
       at::parallel_for(0, points, kRowsPerTask, [&](int64_t begin, int64_t end) {
         gradient.gather(kind == Reduce::kMean, begin, end);

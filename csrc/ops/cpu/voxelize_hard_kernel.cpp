@@ -15,6 +15,7 @@
 #include <tuple>
 #include <vector>
 
+#include "common/copy_row.h"
 #include "common/voxel_cells.h"
 
 namespace anybev {
@@ -131,7 +132,7 @@ void keep_points(const float* points, int64_t columns, const uint32_t* voxel, in
     }
     if (voxel[i] == kNone || num_points[voxel[i]] == max_points) continue;
     const int64_t slot = voxel[i] * max_points + num_points[voxel[i]]++;
-    std::copy_n(points + i * columns, columns, kept + slot * columns);
+    copy_row(points + i * columns, columns, kept + slot * columns);
   }
 }
 
@@ -219,9 +220,8 @@ Voxels voxelize_hard(const at::Tensor& points_lidar_m, at::ArrayRef<double> voxe
   add(sample.source, columns, sample.voxel, sample.count, cap, sum, kept);
 
   const auto divide = columns == 5 ? average<5> : columns == 4 ? average<4> : average<0>;
-  at::parallel_for(0, sample.voxels, kRowsPerTask, [&](int64_t begin, int64_t end) {
-    divide(sum, columns, kept, begin, end);
-  });
+  at::parallel_for(0, sample.voxels, kRowsPerTask,
+                   [&](int64_t begin, int64_t end) { divide(sum, columns, kept, begin, end); });
   return {mean, sample.coords(grid), num_points};
 }
 
@@ -232,8 +232,7 @@ Voxels voxelize_hard_points(const at::Tensor& points_lidar_m, at::ArrayRef<doubl
                     "voxelize_hard: max_points must be in [1, 2^31), got ", max_points);
   const Grid grid(voxel_size, point_cloud_range);
   const Sample sample = number_points(points_lidar_m, grid, max_voxels);
-  at::Tensor kept =
-      at::zeros({sample.voxels, max_points, sample.columns}, sample.points.options());
+  at::Tensor kept = at::zeros({sample.voxels, max_points, sample.columns}, sample.points.options());
   at::Tensor num_points = at::zeros({sample.voxels}, sample.points.options().dtype(at::kInt));
   keep_points(sample.source, sample.columns, sample.voxel, sample.count, max_points,
               kept.mutable_data_ptr<float>(), num_points.mutable_data_ptr<int32_t>());
