@@ -74,7 +74,7 @@ def weight_gradient(features: Tensor, grad: Tensor, plan: SparseNeighbors) -> Te
         grad: (M, Cout) gradient of the output, of the features' dtype.
         plan: of that convolution.
     """
-    lists = _payload(plan.forward_pairs), []
+    lists: tuple[Payload, Payload] = _payload(plan.forward_pairs), []
     out: Tensor = _GRAD_WEIGHT(features.detach(), grad.detach(), *lists, plan.offsets)
     return out.reshape(-1, *plan.kernel_size, features.shape[1])
 
