@@ -1,6 +1,8 @@
 """A config that trains in seconds: the small lidar model, coarser and narrower."""
 
+import ast
 from pathlib import Path
+from typing import Any
 
 import anybev
 from anybev.demo import SMALL_CONFIGS, config_options
@@ -58,6 +60,14 @@ _CAMERA_OPTIONS = {
     "val_dataloader.dataset.pipeline.3.final_dim": "[64,176]",
     "test_dataloader.dataset.pipeline.3.final_dim": "[64,176]",
 }
+
+
+def tiny_model_options(*, cameras: bool) -> dict[str, Any]:
+    """The tiny model's settings alone, by dotted key, for any config of the same model."""
+    options = _OPTIONS | (_CAMERA_OPTIONS if cameras else {})
+    return {
+        key: ast.literal_eval(value) for key, value in options.items() if key.startswith("model.")
+    }
 
 
 def tiny_camera_options(root: Path, seed: int = 0, **more: str) -> list[str]:
