@@ -1,6 +1,7 @@
 // Copies of short rows, for which a call of memcpy costs more than the copy.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -19,7 +20,7 @@ inline void copy_row(const T* source, int64_t columns, T* target) {
       std::memcpy(target, source, 5 * sizeof(T));
       break;
     default:
-      std::memcpy(target, source, static_cast<size_t>(columns) * sizeof(T));
+      std::copy_n(source, columns, target);
   }
 }
 
