@@ -147,12 +147,13 @@ def first_maximum(values: Tensor, piece: Piece, floor: float) -> tuple[Tensor, T
     Args:
         values: (samples, C) of ``piece``.
         piece: says which bin a sample is in.
-        floor: what a bin without a larger value gets, with sample -1.
+        floor: what a bin without a larger value gets, with sample -1; within the dtype's range.
 
     Returns:
         (bins, C) of ``values``' dtype, and (bins, C) int64, counted within the piece.
     """
     shape = (piece.last - piece.first, values.shape[1])
+    floor = max(floor, torch.finfo(values.dtype).min)
     local = (piece.bins - piece.first)[:, None].expand_as(values)
     best = values.new_full(shape, floor).scatter_reduce_(0, local, values, "amax")
     which = torch.arange(len(values), device=values.device)[:, None].expand_as(values)

@@ -114,9 +114,14 @@ def _corners(grid: _Grid, piece: Piece, height: int, width: int) -> Corners:
     return Corners(corners.index + grid.image[region, None] * (height * width), corners.weight)
 
 
+def _pixels(images: Tensor) -> Tensor:
+    """``to_rows``, at least in float32: a mean of half precision numbers loses its last digits."""
+    return to_rows(images.to(working_dtype(images.dtype)))
+
+
 def _average(grid: _Grid, images: Tensor, output: Tensor) -> None:
     height, width = images.shape[2:]
-    rows, count = to_rows(images), grid.count()
+    rows, count = _pixels(images), grid.count()
     value = rows.new_empty((len(count), rows.shape[1]))
     for piece in ragged_pieces(count):
         corners = _corners(grid, piece, height, width)
@@ -130,7 +135,7 @@ def _average(grid: _Grid, images: Tensor, output: Tensor) -> None:
 
 def _average_backward(grid: _Grid, grad_output: Tensor, grad_input: Tensor) -> None:
     batch, _, height, width = grad_input.shape
-    source, count = to_rows(grad_output), grid.count()
+    source, count = _pixels(grad_output), grid.count()
     for piece in ragged_pieces(count):
         corners = _corners(grid, piece, height, width)
         weight = corners.weight / count[piece.bins, None].to(corners.weight.dtype)
@@ -184,7 +189,7 @@ def roi_align_forward(
         _average(grid, input, output)
         return
     height, width = input.shape[2:]
-    rows, count = to_rows(input), grid.count()
+    rows, count = _pixels(input), grid.count()
     shape = (len(count), rows.shape[1])
     best, best_y, best_x = (rows.new_empty(shape) for _ in range(3))
     for piece in ragged_pieces(count, rows.shape[1]):

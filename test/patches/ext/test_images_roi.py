@@ -293,3 +293,15 @@ def test_gradcheck_through_mmcv(host: list[Outcome]) -> None:
     assert torch.autograd.gradcheck(
         lambda i: roi_align_rotated(i, rois, BINS, SCALE, 0, True, True), (images,), fast_mode=True
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_maxima_in_lower_precision_are_those_of_the_same_pixels(dtype: torch.dtype) -> None:
+    images, rois = (t.detach().to(dtype) for t in images_and_rois(5))
+    shape, results = (len(rois), 3, *BINS), []
+    for kind in (dtype, torch.float64):
+        output, argmax = torch.zeros(shape, dtype=kind), torch.zeros(shape, dtype=torch.int32)
+        roi_pool_forward(images.to(kind), rois.to(kind), output, argmax, *BINS, SCALE)
+        results.append((output.double(), argmax))
+    for low, wide in zip(*results, strict=True):
+        assert torch.equal(low, wide)
