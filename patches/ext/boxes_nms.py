@@ -8,15 +8,18 @@ from anybev.patches.ext._greedy import keep_greedily
 from anybev.patches.ext._table import supplies
 from anybev.patches.ext.boxes import horizontal_iou
 from anybev.patches.ext.boxes_3d import FROM_ABOVE
-from anybev.patches.ext.boxes_rotated import rotated_rectangles
+from anybev.patches.ext.boxes_rotated import in_radians, rotated_rectangles
 
 _NAIVE, _LINEAR = 0, 1
 # Smallest union that mmcv's kernels for boxes with a height divide by.
 _SMALLEST_UNION = 1e-8
 
 
-def _kept_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """The operator, for thresholds outside [0, 1] too: no IoU is greater than 1, all are >= 0."""
+def kept_rotated(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """(kept,) int64: the operator, for thresholds outside [0, 1] too.
+
+    No overlap is greater than 1, and all are greater than a negative threshold.
+    """
     if 0 <= iou_threshold <= 1:
         return suppress_rotated(boxes, scores, iou_threshold)
     order = torch.argsort(scores, descending=True, stable=True)
@@ -187,7 +190,7 @@ def nms_rotated(
     Returns:
         (kept,) int64 indices by descending score.
     """
-    return _kept_rotated(rotated_rectangles(dets), scores, iou_threshold)
+    return kept_rotated(rotated_rectangles(in_radians(dets)), scores, iou_threshold)
 
 
 def _fill(keep: Tensor, num_out: Tensor, kept: Tensor) -> None:
@@ -212,7 +215,7 @@ def iou3d_nms3d_forward(
         nms_overlap_thresh: an IoU greater than this suppresses.
     """
     rank = torch.arange(boxes.shape[0], 0, -1, dtype=torch.float64, device=boxes.device)
-    _fill(keep, num_out, _kept_rotated(boxes[:, FROM_ABOVE], rank, nms_overlap_thresh))
+    _fill(keep, num_out, kept_rotated(boxes[:, FROM_ABOVE], rank, nms_overlap_thresh))
 
 
 @supplies()

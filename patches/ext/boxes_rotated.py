@@ -20,21 +20,25 @@ def rotated_rectangles(boxes: Tensor) -> Tensor:
     """Boxes as the operator takes them and mmcv's kernels see them.
 
     The kernels ask for a positive area, not for positive sizes: two negative sizes describe the
-    rectangle of their absolute values, and a box of (nearly) no area overlaps nothing. mmcv's
-    Python layer turns radians into degrees for an NPU, whose own kernel wants them.
+    rectangle of their absolute values, and a box of (nearly) no area overlaps nothing.
 
     Args:
-        boxes: (N, >=5) floating: centre x, y, width, height, angle; the width is along
+        boxes: (N, >=5) floating: centre x, y, width, height, angle in radians; the width is along
             (cos angle, sin angle). Further columns are not read.
 
     Returns:
-        (N, 5) of the same dtype, angle in radians.
+        (N, 5) of the same dtype.
     """
     centre, size, angle = boxes[:, :2], boxes[:, 2:4], boxes[:, 4:5]
-    if boxes.device.type == "npu":
-        angle = torch.deg2rad(angle)
     empty = size.prod(1, keepdim=True) < _SMALLEST_AREA
     return torch.cat([centre, torch.where(empty, 0, size.abs()), angle], 1)
+
+
+def in_radians(boxes: Tensor) -> Tensor:
+    """(N, >=5) boxes with the angle that mmcv's caller gave: for an NPU mmcv makes it degrees."""
+    if boxes.device.type != "npu":
+        return boxes
+    return torch.cat([boxes[:, :4], torch.deg2rad(boxes[:, 4:5]), boxes[:, 5:]], 1)
 
 
 def _paired(boxes_a: Tensor, boxes_b: Tensor, mode: Literal["iou", "intersection"]) -> Tensor:
@@ -62,7 +66,7 @@ def box_iou_rotated(
         mode_flag: 0 intersection over union, 1 intersection over the area of ``boxes1``.
         aligned: pair row with row instead of all with all.
     """
-    rectangles1, rectangles2 = rotated_rectangles(boxes1), rotated_rectangles(boxes2)
+    rectangles1, rectangles2 = (rotated_rectangles(in_radians(b)) for b in (boxes1, boxes2))
     mode: Literal["iou", "intersection"] = "iou" if mode_flag == 0 else "intersection"
     if aligned:
         overlap = _paired(rectangles1, rectangles2, mode)

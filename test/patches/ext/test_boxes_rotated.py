@@ -11,7 +11,7 @@ from torch import Tensor
 from anybev.patches.ext.boxes_rotated import (
     box_iou_rotated,
     diff_iou_rotated_sort_vertices_forward,
-    rotated_rectangles,
+    in_radians,
 )
 
 shapely = pytest.importorskip("shapely", reason="shapely comes with nuscenes-devkit")
@@ -80,8 +80,9 @@ def test_angles_come_in_degrees_on_an_npu() -> None:
 
     boxes = random_boxes(3, 0)
     in_degrees = torch.cat([boxes[:, :4], torch.rad2deg(boxes[:, 4:])], 1)
-    rectangles = rotated_rectangles(in_degrees.as_subclass(OnNpu)).as_subclass(Tensor)
-    torch.testing.assert_close(rectangles, boxes)
+    found = in_radians(in_degrees.as_subclass(OnNpu)).as_subclass(Tensor)
+    torch.testing.assert_close(found, boxes)
+    assert in_radians(boxes) is boxes
 
 
 def sorted_corners(corners: list[list[float]], valid: list[int], slots: int = 24) -> list[int]:
