@@ -8,7 +8,7 @@ from torch import Tensor
 
 from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row, Side
 from anybev.benchmark.ops.scene import RANGE_M, VOXEL_SIZE_M
-from anybev.device.ops.scatter_points import REDUCES, scatter_points
+from anybev.device.ops.scatter_points import scatter_points
 from anybev.device.ops.voxelize_dynamic import voxelize_dynamic
 
 NAME = "scatter_points"
@@ -16,7 +16,8 @@ PEER = "torch.unique and scatter"
 
 # Features of a raw point, and of a pillar or voxel encoder's layers.
 _CHANNELS = (5, 64)
-_FORMS = {"sum": "sum", "mean": "mean", "max": "amax"}
+# What each reduction is called in torch; a sum is a mean without its division.
+_FORMS = {"mean": "mean", "max": "amax"}
 
 
 def _plain(features: Tensor, coords: Tensor, reduce: str) -> tuple[Tensor, Tensor]:
@@ -35,7 +36,7 @@ def _plain_backward(features: Tensor, coords: Tensor, reduce: str, grad: Tensor)
 
 
 def rows(ctx: Context) -> Iterator[Row]:
-    """Points of one sweep and ten inside the range, 5 and 64 channels, every reduction.
+    """Points of one sweep and ten inside the range, 5 and 64 channels, mean and maximum.
 
     Ours and the reference are called as torch operators, without argument checks.
     """
@@ -44,7 +45,7 @@ def rows(ctx: Context) -> Iterator[Row]:
         coords = coords[coords[:, 0] >= 0]
         for channels in _CHANNELS:
             features = torch.randn(len(coords), channels)
-            for reduce in REDUCES:
+            for reduce in _FORMS:
                 out, _, voxel, counts = scatter_points(features, coords, reduce)
                 grad = torch.randn_like(out)
                 values = (features, out) if reduce == "max" else (None, None)
