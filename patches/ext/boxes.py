@@ -6,7 +6,7 @@ from torch import Tensor
 from anybev.patches.ext._table import supplies
 
 # Pairs of boxes or points of which values are held at once.
-_PAIRS_AT_ONCE = 1 << 22
+_PAIRS_AT_ONCE = 1 << 20
 
 
 def horizontal_iou(
@@ -65,9 +65,11 @@ def _nearest(points: Tensor, others: Tensor, distance: Tensor, index: Tensor) ->
     if others.shape[1] == 0:
         return
     rows = max(1, _PAIRS_AT_ONCE // (max(1, points.shape[0]) * others.shape[1]))
+    x, y, other_x, other_y = *points.unbind(2), *others[:, None].unbind(3)
     for start in range(0, points.shape[1], rows):
         some = slice(start, start + rows)
-        away = (points[:, some, None] - others[:, None]).square_().sum(3)
+        away = (x[:, some, None] - other_x).square_()
+        away += (y[:, some, None] - other_y).square_()
         least = away.min(2)
         distance[:, some] = least.values.to(distance.dtype)
         index[:, some] = least.indices.to(index.dtype)
