@@ -12,6 +12,8 @@ from anybev.patches.ext._table import supplies
 
 # Squared distances held at once.
 _PAIRS_AT_ONCE = 1 << 20
+# Neighbouring centres for which the points in reach are picked out together.
+_CENTRES_AT_ONCE = 64
 # What mmcv fills the places with that no neighbour takes.
 _KNN_FARTHEST = 1e10
 _THREE_NN_FARTHEST = 1e40
@@ -58,18 +60,44 @@ def _wide(distance: Tensor) -> Tensor:
     return distance if distance.dtype == torch.float64 else distance.float()
 
 
-def _fill_first_hits(hit: Tensor, nsample: int, idx: Tensor) -> Tensor:
-    """Write each row's first hits to ``idx`` (rows, nsample); its first one pads the rest.
+def _distances_in_reach(
+    centres: Tensor, points: Tensor, radius: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Blocks of centres, points that may lie within a radius, and (rows, columns) distances.
+
+    Centres are taken slice by slice along the axis on which they spread most. Every point that the
+    rounded squared distances put within the radius of a centre is among the slice's: rounding keeps
+    order, and the reach has room for that of a half.
+    """
+    if centres.shape[0] == 0:
+        return
+    reach = radius * 1.01 + 2 * torch.finfo(points.dtype).tiny ** 0.5
+    known = centres.nan_to_num()
+    axis = (known.amax(0) - known.amin(0)).argmax()[None]
+    along, order = known.index_select(1, axis)[:, 0].sort()
+    coordinate = points.index_select(1, axis)[:, 0]
+    for rows, part in zip(
+        order.split(_CENTRES_AT_ONCE), along.split(_CENTRES_AT_ONCE), strict=True
+    ):
+        near = (coordinate - part[0] >= -reach) & (coordinate - part[-1] <= reach)
+        columns = near.nonzero()[:, 0]
+        for block, distance in _squared_distances(centres[rows], points[columns]):
+            yield rows[block], columns, distance
+
+
+def _fill_first_hits(
+    hit: Tensor, rows: Tensor, columns: Tensor, nsample: int, idx: Tensor
+) -> Tensor:
+    """Write the first hits of each row to ``idx`` (m, nsample); the first of all pads the rest.
 
     Returns:
-        (rows,) hits a row. A row without any is left as it was.
+        Rows without a hit, which are left as they were.
     """
     row, rank, column, count = first_hits(hit, nsample)
-    column = column.to(idx.dtype)
-    first = rank == 0
+    row, column, first = rows[row], columns[column].to(idx.dtype), rank == 0
     idx[row[first]] = column[first, None]
     idx[row, rank] = column
-    return count
+    return rows[count == 0]
 
 
 @supplies()
@@ -105,13 +133,13 @@ def ball_query_forward(
     low, high = _squared_radius(min_radius), _squared_radius(max_radius)
     centres, points = _coordinates(new_xyz_tensor, b, m), _coordinates(xyz_tensor, b, n)
     for i in range(b):
-        for block, distance in _squared_distances(centres[i], points[i]):
+        for rows, columns, distance in _distances_in_reach(centres[i], points[i], max_radius):
             distance = _wide(distance)
             hit = distance < high
             if low > 0 or high == 0:
                 hit &= distance >= low
                 hit |= distance == 0
-            _fill_first_hits(hit, nsample, idx_tensor[i, block])
+            _fill_first_hits(hit, rows, columns, nsample, idx_tensor[i])
 
 
 @supplies()
@@ -146,9 +174,9 @@ def stack_ball_query_forward(
     points = xyz_tensor.split(xyz_batch_cnt.tolist())
     found = idx_tensor.split(new_xyz_batch_cnt.tolist())
     for i in range(len(centres)):
-        for block, distance in _squared_distances(centres[i], points[i]):
-            count = _fill_first_hits(_wide(distance) < high, nsample, found[i][block])
-            found[i][block, 0].masked_fill_(count == 0, -1)
+        for rows, columns, distance in _distances_in_reach(centres[i], points[i], max_radius):
+            hit = _wide(distance) < high
+            found[i][_fill_first_hits(hit, rows, columns, nsample, found[i]), 0] = -1
 
 
 @supplies()

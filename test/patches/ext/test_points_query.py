@@ -67,6 +67,22 @@ def test_ball_query_in_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(whole, parts)
 
 
+@pytest.mark.parametrize("radius", [1e-3, 0.05, 0.4, 5.0])
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e6])
+def test_ball_query_passes_over_far_points_only(
+    radius: float, offset: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anybev.patches.ext.points_query._CENTRES_AT_ONCE", 7)
+    generator = torch.Generator().manual_seed(0)
+    points = (torch.rand(1, 300, 3, generator=generator) - 0.5) * 4 + offset
+    centres = points[:, ::6].contiguous()
+    centres[0, 3], centres[0, 4] = math.nan, -math.inf
+    idx = torch.full((1, 50, 6), 77, dtype=torch.int32)
+    expected = loop_ball_query(0.0, radius, points[0], centres[0], idx[0])
+    ext.ball_query_forward(centres, points, idx, 1, 300, 50, 0.0, radius, 6)
+    assert torch.equal(idx[0], expected)
+
+
 @pytest.mark.parametrize("high", [0.1, 1.0, 0.3])
 def test_ball_query_excludes_the_outer_radius_and_counts_the_inner_one(high: float) -> None:
     edge = float(np.float32(high))
