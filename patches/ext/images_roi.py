@@ -1,6 +1,6 @@
 """RoIAlign, its rotated form and RoIPool of ``mmcv._ext``: ragged bins, summed or maximised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ from anybev.patches.ext._sampling import (
 from anybev.patches.ext._table import supplies
 
 _LOWEST = torch.finfo(torch.float32).min  # upstream's start of a maximum, for every dtype
-_MAX, _AVERAGE = 0, 1
+_AVERAGE = 1
+_PIECE_POOLED = 500_000  # pooled numbers whose gradient is handed out at once
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,20 @@ def _average_backward(grid: _Grid, grad_output: Tensor, grad_input: Tensor) -> N
         grad_input += from_rows(total, grad_input.shape)
 
 
+def _regions(pooled: Tensor) -> Iterator[slice]:
+    """Walk (R, C, rows, columns) some regions at a time."""
+    step = max(1, _PIECE_POOLED // max(1, pooled[:1].numel()))
+    for begin in range(0, len(pooled), step):
+        yield slice(begin, begin + step)
+
+
+def _plane(rois: Tensor, shape: torch.Size) -> Tensor:
+    """Where the plane of each region and channel begins in images of ``shape``: (R, C, 1, 1)."""
+    channel = torch.arange(shape[1], device=rois.device)
+    plane = rois[:, 0].long()[:, None] * shape[1] + channel
+    return (plane * (shape[2] * shape[3]))[..., None, None]
+
+
 def _put(value: Tensor, output: Tensor) -> None:
     """Write (regions * rows * columns, C) into (regions, C, rows, columns)."""
     output.copy_(from_rows(value, output.shape))
@@ -225,14 +240,15 @@ def roi_align_backward(
         grid = _upright(rois, bins, spatial_scale, sampling_ratio, aligned)
         _average_backward(grid, grad_output, grad_input)
         return
-    batch, channels, height, width = grad_input.shape
+    height, width = grad_input.shape[2:]
+    total = grad_input.new_zeros(grad_input.numel())
     dtype = working_dtype(argmax_y.dtype)
-    corners = border_corners(argmax_y.to(dtype), argmax_x.to(dtype), height, width)
-    plane = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)
-    index = corners.index + plane[:, :, None, None, None] * (height * width)
-    share = corners.weight * (grad_output * (argmax_y != -1))[..., None]
-    total = grad_input.new_zeros(batch * channels * height * width)
-    total.index_add_(0, index.flatten(), share.to(total.dtype).flatten())
+    for part in _regions(grad_output):
+        y, x = argmax_y[part].to(dtype), argmax_x[part].to(dtype)
+        corners = border_corners(y, x, height, width)
+        index = corners.index + _plane(rois[part], grad_input.shape)[..., None]
+        share = corners.weight * (grad_output[part] * (argmax_y[part] != -1))[..., None]
+        total.index_add_(0, index.flatten(), share.to(total.dtype).flatten())
     grad_input += total.view(grad_input.shape)
 
 
@@ -362,10 +378,9 @@ def roi_pool_backward(
     spatial_scale: float,
 ) -> None:
     """Gradient of ``roi_pool_forward`` by image, added to ``grad_input`` (B, C, H, W)."""
-    channels, height, width = grad_input.shape[1:]
-    plane = rois[:, 0].long()[:, None] * channels + torch.arange(channels, device=rois.device)
-    index = argmax.long().clamp(min=0) + plane[:, :, None, None] * (height * width)
-    share = torch.where(argmax >= 0, grad_output, 0).to(grad_input.dtype)
     total = grad_input.new_zeros(grad_input.numel())
-    total.index_add_(0, index.flatten(), share.flatten())
+    for part in _regions(grad_output):
+        index = argmax[part].long().clamp(min=0) + _plane(rois[part], grad_input.shape)
+        share = torch.where(argmax[part] >= 0, grad_output[part], 0).to(total.dtype)
+        total.index_add_(0, index.flatten(), share.flatten())
     grad_input += total.view(grad_input.shape)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anybev.patches import Outcome
-from anybev.patches.ext import _sampling
+from anybev.patches.ext import _sampling, images_roi
 from anybev.patches.ext.images_roi import (
     roi_align_backward,
     roi_align_forward,
@@ -111,6 +111,7 @@ def images_and_rois(columns: int) -> tuple[Tensor, Tensor]:
 @pytest.fixture(params=[400_000, 11], ids=["whole", "pieces"])
 def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(_sampling, "_PIECE_SAMPLES", request.param)
+    monkeypatch.setattr(images_roi, "_PIECE_POOLED", request.param)
     return int(request.param)
 
 
