@@ -63,6 +63,14 @@ def test_backward_adds_to_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None
         torch.testing.assert_close(grad, 1 + leaf.grad)
 
 
+def test_autocast_changes_nothing() -> None:
+    plain, under = (torch.zeros(B, O, N1, K) for _ in range(2))
+    ext.assign_score_withk_forward(*inputs(torch.float32), plain, **SIZES)
+    with torch.autocast("cpu", torch.bfloat16):
+        ext.assign_score_withk_forward(*inputs(torch.float32), under, **SIZES)
+    assert torch.equal(plain, under)
+
+
 def test_neighbours_may_be_int32() -> None:
     points, centers, scores, idx = inputs()
     output = torch.zeros(B, O, N1, K).double()
