@@ -163,7 +163,7 @@ def cut_objects(dataset: NuScenesDataset, index: int, folder: Path) -> Entries:
                 "file": file,
                 "image_idx": frame.sample_idx,
                 "gt_idx": i,
-                "box3d_lidar": boxes[i].tolist(),
+                "box3d_lidar": boxes[i].astype(np.float32),  # an array, as mmdetection3d reads it
                 "num_points_in_gt": len(chosen),
                 "difficulty": 0,
             }
