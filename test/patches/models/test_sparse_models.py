@@ -112,6 +112,19 @@ def test_second_encoder_loads_what_mmcv_trained() -> None:
         assert torch.equal(other(features, coords, 2), wanted)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision_stays_outside_seconds_encoder(dtype: torch.dtype) -> None:
+    features, coords = voxels((41, 32, 40), 400, 4)
+    model = build(type="SparseEncoder", in_channels=4, sparse_shape=[41, 32, 40], **CONV_MODULES)
+    wanted = model(features, coords, 2)
+    with torch.autocast("cpu", dtype=dtype):
+        assert torch.equal(model(features, coords, 2), wanted)
+        half = model(features.to(dtype), coords, 2)
+    assert half.dtype == dtype
+    half.square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_part_a2_unet() -> None:
     features, coords = voxels((41, 32, 40), 400, 4)
     model = build(type="SparseUNet", in_channels=4, sparse_shape=[41, 32, 40])
