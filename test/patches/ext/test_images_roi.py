@@ -280,15 +280,15 @@ def test_gradcheck_through_mmcv(host: list[Outcome]) -> None:
     from mmcv.ops import roi_align, roi_align_rotated, roi_pool
 
     images, rois = images_and_rois(5)
+    rois = rois[(rois[:, 3:] > rois[:, 1:3]).all(1)]  # a compiled mmcv rejects the others
     for mode in ("avg", "max"):
         assert torch.autograd.gradcheck(
             lambda i, mode=mode: roi_align(i, rois, BINS, SCALE, 2, mode, True),
             (images,),
             fast_mode=True,
         )
-    valid = rois[(rois[:, 3:] > rois[:, 1:3]).all(1)]
     assert torch.autograd.gradcheck(
-        lambda i: roi_pool(i, valid, BINS, SCALE), (images,), fast_mode=True
+        lambda i: roi_pool(i, rois, BINS, SCALE), (images,), fast_mode=True
     )
     images, rois = images_and_rois(6)
     assert torch.autograd.gradcheck(
