@@ -155,6 +155,22 @@ def psa_mask(ops: ModuleType) -> Any:
     return results
 
 
+def active_rotated_filter(ops: ModuleType) -> Any:
+    filters = leaf(4, 3, 8, 3, 3)
+    turns = torch.stack([torch.randperm(72) + 1 for _ in range(8)], 1).view(8, 3, 3, 8).int()
+    out = ops.active_rotated_filter(filters, turns)
+    return [out, torch.autograd.grad(out.pow(2).sum(), filters)[0]]
+
+
+def rotated_feature_align(ops: ModuleType) -> Any:
+    features, boxes = leaf(2, 3, 6, 7), rand(2, 6, 7, 5, low=-5, high=55)
+    results = []
+    for points in (1, 5):
+        out = ops.rotated_feature_align(features, boxes, 0.125, points)
+        results += [out, torch.autograd.grad(out.pow(2).sum(), features)[0]]
+    return results
+
+
 # (submodule of mmcv.ops, what is called, names of the extension behind it)
 CASES: list[tuple[str, Callable[[ModuleType], Any], str]] = [
     ("bbox", bbox_overlaps, "bbox_overlaps"),
@@ -184,6 +200,16 @@ CASES: list[tuple[str, Callable[[ModuleType], Any], str]] = [
         "modulated_deform_conv_forward modulated_deform_conv_backward",
     ),
     ("psa_mask", psa_mask, "psamask_forward psamask_backward"),
+    (
+        "active_rotated_filter",
+        active_rotated_filter,
+        "active_rotated_filter_forward active_rotated_filter_backward",
+    ),
+    (
+        "rotated_feature_align",
+        rotated_feature_align,
+        "rotated_feature_align_forward rotated_feature_align_backward",
+    ),
 ]
 # Answer with texts about the build.
 _FACTS = {"get_compiler_version", "get_compiling_cuda_version"}
