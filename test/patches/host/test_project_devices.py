@@ -56,7 +56,7 @@ def test_grid_mask_is_petrs(
 
 
 def test_reference_points_are_made_on_the_cpu_unless_asked() -> None:
-    def original(H, W, Z=8, n=4, dim="3d", bs=1, device="cuda", dtype=torch.float) -> Tensor:  # noqa: N803
+    def original(H, W, Z=8, n=4, dim="3d", bs=1, device="cuda", dtype=torch.float) -> Tensor:
         return torch.zeros(H, W, device=device, dtype=dtype)
 
     made = reference_points(original)
