@@ -2,7 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -25,6 +29,21 @@ class Supplied:
 SUPPLIED: dict[str, Supplied] = {}
 
 
+def _in_given_dtypes(function: _Function) -> _Function:
+    """The function out of autocast's reach: mmcv's compiled operators know none."""
+
+    @wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        tensors = (value for value in (*arguments, *named.values()) if isinstance(value, Tensor))
+        first = next(tensors, None)
+        if first is None or not torch.is_autocast_enabled(first.device.type):
+            return function(*arguments, **named)
+        with torch.autocast(first.device.type, enabled=False):
+            return function(*arguments, **named)
+
+    return cast(_Function, call)
+
+
 def supplies(*operators: str) -> Callable[[_Function], _Function]:
     """Register a function as the name of ``mmcv._ext`` that it bears.
 
@@ -36,7 +55,8 @@ def supplies(*operators: str) -> Callable[[_Function], _Function]:
         name = function.__name__
         if name in SUPPLIED:
             raise KeyError(f"mmcv._ext.{name} is supplied twice")
-        SUPPLIED[name] = Supplied(name, operators, function)
-        return function
+        guarded = _in_given_dtypes(function)
+        SUPPLIED[name] = Supplied(name, operators, guarded)
+        return guarded
 
     return register

@@ -31,12 +31,6 @@ def _differences(points: Tensor, centers: Tensor, idx: Tensor) -> Tensor:
     return points[idx] - centers[idx[:, :1]]
 
 
-def _matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Product in the dtype of its operands, under autocast too: mmcv's kernels know none."""
-    with torch.autocast(a.device.type, enabled=False):
-        return a @ b
-
-
 @supplies()
 @torch.no_grad()
 def assign_score_withk_forward(
@@ -79,7 +73,7 @@ def assign_score_withk_forward(
         for block, idx, counts in _neighbours(knn_idx[i], N0, M * O):
             difference = _differences(points[i], centers[i], idx)
             score = scores[i, block] * counts[..., None]
-            total = _matmul(score[..., None, :], difference).squeeze(-2)
+            total = (score[..., None, :] @ difference).squeeze(-2)
             output[i, :, block] += total.permute(2, 0, 1)
 
 
@@ -129,7 +123,7 @@ def assign_score_withk_backward(
         for block, idx, counts in _neighbours(knn_idx[i], N0, M * O):
             grad = grad_out[i, :, block].permute(1, 2, 0) * counts[..., None]
             difference = _differences(points[i], centers[i], idx)
-            grad_scores[i, block] += _matmul(difference, grad[..., None]).squeeze(-1)
+            grad_scores[i, block] += (difference @ grad[..., None]).squeeze(-1)
             part = scores[i, block][..., None] * grad[..., None, :]
             grad_points[i].index_add_(0, idx.reshape(-1), part.reshape(-1, M, O))
             grad_centers[i].index_add_(0, idx[:, 0], part.sum(1), alpha=-1)

@@ -169,11 +169,10 @@ def _taps(filters: Tensor, taps: int) -> Tensor:
 
 
 def _convolve(features: Tensor, filters: Tensor, plan: SparseNeighbors) -> Tensor:
-    """With ``[kernel, in, out]``; as in mmcv, autocast does not reach it."""
+    """With ``[kernel, in, out]``."""
     weight = _taps(filters, plan.offsets).permute(2, 0, 1)
     weight = weight.reshape(len(weight), *plan.kernel_size, -1)
-    with torch.autocast(features.device.type, enabled=False):
-        return sparse_conv(features, weight, plan)
+    return sparse_conv(features, weight, plan)
 
 
 @supplies("sparse_conv")
