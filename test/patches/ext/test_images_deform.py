@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anybev.patches import Outcome
-from anybev.patches.ext import images_deform
+from anybev.patches.ext import _deform
 from anybev.patches.ext.images_deform import (
     deform_conv_backward_input,
     deform_conv_backward_parameters,
@@ -136,7 +136,7 @@ def v2(
 
 @pytest.fixture(params=[48 * 2**20, 700], ids=["whole", "pieces"])
 def piece_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(images_deform, "_COLUMN_BYTES", request.param)
+    monkeypatch.setattr(_deform, "_COLUMN_BYTES", request.param)
     return int(request.param)
 
 
