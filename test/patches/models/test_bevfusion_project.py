@@ -182,17 +182,21 @@ def boxes_of(model: Any, data: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("sensors", ["lidar", "lidar-cam"])
 def test_trains_and_agrees_with_ours(project: Path, sensors: str) -> None:
     """Forward, loss, backward and boxes, from one set of weights, on one device."""
-    check(model_config(project, sensors), sensors, points=6000, size=SIZE)
+    check(model_config(project, sensors), sensors, points=6000, size=SIZE, gradients=1e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sensors", ["lidar", "lidar-cam"])
 def test_published_size_agrees_with_ours(project: Path, sensors: str) -> None:
     """The same with the project's config as it is: 1440 x 1440 x 41 cells, 256 x 704 pixels."""
-    check(model_config(project, sensors, full=True), sensors, points=45000, size=(256, 704))
+    config = model_config(project, sensors, full=True)
+    # Several points in one pixel of the depth picture: which one counts is not fixed upstream.
+    check(config, sensors, points=45000, size=(256, 704), gradients=5e-3)
 
 
-def check(config: Any, sensors: str, *, points: int, size: tuple[int, int]) -> None:
+def check(
+    config: Any, sensors: str, *, points: int, size: tuple[int, int], gradients: float
+) -> None:
     theirs = build(config, seed=3).eval()
     ours = build_detector(copy.deepcopy(config).to_dict()).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
@@ -215,7 +219,7 @@ def check(config: Any, sensors: str, *, points: int, size: tuple[int, int]) -> N
         torch.testing.assert_close(got[name], expected[name], atol=1e-5, rtol=1e-4, msg=name)
     for losses in (expected, got):
         torch.stack([value for name, value in losses.items() if "loss" in name]).sum().backward()
-    same_gradients(theirs, dict(ours.named_parameters()))
+    same_gradients(theirs, dict(ours.named_parameters()), gradients)
 
 
 def same_boxes(expected: tuple[Tensor, Tensor, Tensor], ours: Any, batch: Batch) -> None:
@@ -232,7 +236,7 @@ def same_boxes(expected: tuple[Tensor, Tensor, Tensor], ours: Any, batch: Batch)
     assert len(index.unique()) == len(index)
 
 
-def same_gradients(theirs: torch.nn.Module, ours: dict[str, Tensor]) -> None:
+def same_gradients(theirs: torch.nn.Module, ours: dict[str, Tensor], share: float) -> None:
     for name, parameter in theirs.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -242,5 +246,5 @@ def same_gradients(theirs: torch.nn.Module, ours: dict[str, Tensor]) -> None:
         assert expected.isfinite().all(), name
         difference = float((got - expected).norm())
         # The absolute part is for biases whose terms cancel.
-        allowed = 1e-3 * float(expected.norm()) + 1e-6
+        allowed = share * float(expected.norm()) + 1e-6
         assert difference <= allowed, f"{name}: {difference:.1e} apart, allowed {allowed:.1e}"
