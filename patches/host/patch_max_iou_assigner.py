@@ -17,14 +17,13 @@ def _low_quality(assigner: Any, overlaps: Tensor, assigned: Tensor) -> Tensor:
     """
     best, best_prior = overlaps.max(dim=1)
     enough = best >= assigner.min_pos_iou
-    number = torch.arange(1, len(overlaps) + 1, device=overlaps.device)
     if assigner.gt_max_assign_all:
-        wins = (overlaps == best[:, None]) & enough[:, None]
-        winner = torch.where(wins, number[:, None].to(torch.int32), 0).amax(0).long()
+        best = best.masked_fill(~enough, torch.inf)  # equal to no overlap
+        objects, priors = (overlaps == best[:, None]).nonzero().unbind(1)
     else:
-        winner = torch.zeros_like(assigned).scatter_reduce_(
-            0, best_prior, torch.where(enough, number, 0), "amax"
-        )
+        objects = enough.nonzero()[:, 0]
+        priors = best_prior[objects]
+    winner = torch.zeros_like(assigned).scatter_reduce_(0, priors, objects + 1, "amax")
     return torch.where(winner > 0, winner, assigned)
 
 
