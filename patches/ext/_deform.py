@@ -6,7 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anybev.patches.ext._sampling import from_rows, sum_rows, to_rows, working_dtype, zero_corners
+from anybev.patches.ext._sampling import (
+    from_rows,
+    own_dtype,
+    sum_rows,
+    to_rows,
+    working_dtype,
+    zero_corners,
+)
 
 # Sampled columns held at once; the backward pass holds about three times as much.
 _COLUMN_BYTES = 48 * 2**20
@@ -164,7 +171,8 @@ def deform_forward(
     value = output.new_empty((len(images), len(weight), output.shape[2] * output.shape[3]))
     for part in _parts(geometry, images, offset, mask):
         columns = _grouped(_columns(geometry, part, height, width), geometry.groups)
-        rows = torch.bmm(columns, matrix)  # (groups, n, O / groups)
+        with own_dtype(columns):
+            rows = torch.bmm(columns, matrix)  # (groups, n, O / groups)
         value[part.image, :, part.positions] = rows.permute(0, 2, 1).flatten(0, 1)
     output.copy_(value.view(output.shape))
 

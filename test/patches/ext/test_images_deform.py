@@ -314,3 +314,32 @@ def test_modules_train_where_their_offsets_begin_at_zero(host: list[Outcome]) ->
             assert value.grad is not None, name
             assert value.grad.isfinite().all(), name
             assert value.grad.abs().sum() > 0, name
+
+
+def test_autocast_changes_nothing_of_what_is_given() -> None:
+    a = {name: value.float() for name, value in arguments(CASES[0]).items()}
+    scratch, outputs = torch.empty(0), []
+    for enabled in (False, True):
+        output = torch.empty_like(a["grad"])
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            deform_conv_forward(
+                a["input"], a["weight"], a["offset"], output, scratch, scratch,
+                **v1(CASES[0], (3, 2)),
+            )  # fmt: skip
+        outputs.append(output)
+    assert torch.equal(*outputs)
+
+
+def test_module_under_autocast(host: list[Outcome]) -> None:
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    torch.manual_seed(0)
+    layer, images = ModulatedDeformConv2dPack(8, 8, 3, padding=1), torch.randn(1, 8, 6, 7)
+    plain = layer(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = layer(images)
+    assert low.dtype == torch.bfloat16
+    low.float().sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.isfinite().all()
+    torch.testing.assert_close(low.float(), plain, **tolerances(torch.bfloat16))

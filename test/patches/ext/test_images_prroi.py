@@ -111,3 +111,14 @@ def test_through_mmcv(host: list[Outcome]) -> None:
         assert leaf.grad is not None
         assert leaf.grad.isfinite().all()
         assert leaf.grad.any()
+
+
+def test_autocast_changes_nothing() -> None:
+    images, rois = (t.float() for t in arguments())
+    outputs = []
+    for enabled in (False, True):
+        output = torch.empty(4, 3, *BINS)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            prroi_pool_forward(images, rois, output, *BINS, SCALE)
+        outputs.append(output)
+    assert torch.equal(*outputs)
