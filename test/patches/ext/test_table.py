@@ -1,8 +1,12 @@
 """The table of supplied names."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
+import anybev
 from anybev.patches.ext import _table
 from anybev.patches.ext._module import SuppliedExt, answered_by
 from anybev.patches.ext._names import NAMES
@@ -37,3 +41,14 @@ def test_autocast_does_not_reach_a_composite(monkeypatch: pytest.MonkeyPatch) ->
         assert call(a, b=a).dtype == torch.float32
     with pytest.raises(KeyError, match=r"mmcv\._ext\.product is supplied twice"):
         _table.supplies()(product)
+
+
+def test_the_page_lists_every_name_under_what_answers_it() -> None:
+    """docs/host.md."""
+    page = (Path(anybev.__file__).resolve().parents[2] / "docs/host.md").read_text()
+    rows = dict(
+        re.findall(r"^\| (`\w+`|a composite of .*?|an error .*?) \| (`.*`) \|$", page, re.MULTILINE)
+    )
+    heads = {"composite": "a composite of torch functions", "error": "an error that says so"}
+    for name, by in answered_by().items():
+        assert f"`{name}`" in rows[heads.get(by, f"`{by}`")], name
