@@ -16,8 +16,9 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 # Transforms of which numba compiles for half a minute; training at full size has them.
 COMPILED = ("ObjectSample", "ObjectNoise")
-# Parameters without a gradient, and why. All others must have one that is not zero.
-WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
+# Parameters without a gradient at full size, all others must have one that is not zero: FCOS3D's
+# coarsest level is for objects larger than 384 pixels, and the two pictures have none.
+WITHOUT_GRADIENT = {"fcos3d": "bbox_head.scales.4."}
 
 
 def _config(name: str, samples: Callable[[str], Path], *, full: bool) -> Any:
@@ -61,10 +62,8 @@ def _check(name: str, samples: Callable[[str], Path], *, full: bool) -> None:
     gradients = {key: p.grad for key, p in trained.items() if p.grad is not None}
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
     silent = {key for key in trained if key not in gradients or not gradients[key].any()}
-    expected = {
-        key for key in trained if any(part in key for part in WITHOUT_GRADIENT.get(name, ()))
-    }
-    assert silent == expected
+    unused = WITHOUT_GRADIENT.get(name) if full else None
+    assert silent == {key for key in trained if unused and key.startswith(unused)}
 
     model.eval()
     with torch.no_grad():
