@@ -1,6 +1,7 @@
 """mmdetection3d's own projects/BEVFusion, from a user's checkout, beside AnyBEV's BEVFusion."""
 
 import copy
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from torch import Tensor
 from anybev import envs
 from anybev.datasets.sample import Batch, CameraBatch
 from anybev.engine.builder import build_detector
+from anybev.testing.host_models import arguments
+from anybev.testing.processes import run_tool
 from anybev.testing.tiny_config import tiny_model_options
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -54,13 +57,16 @@ def project(host: list[Any], source: Path) -> Iterator[Path]:
     sys.path.remove(str(source))
 
 
+def config_file(source: Path, sensors: str) -> Path:
+    folder = source / "projects/BEVFusion/configs"
+    return folder / f"bevfusion_{sensors}_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
+
+
 def model_config(source: Path, sensors: str, *, full: bool = False) -> Any:
     """``model`` of the project's config; coarser and narrower unless ``full``."""
     from mmengine.config import Config
 
-    folder = source / "projects/BEVFusion/configs"
-    file = folder / f"bevfusion_{sensors}_voxel0075_second_secfpn_8xb4-cyclic-20e_nus-3d.py"
-    config = Config.fromfile(file)
+    config = Config.fromfile(config_file(source, sensors))
     if sensors == "lidar-cam":
         config.model.img_backbone.init_cfg = None
     if not full:
@@ -192,6 +198,51 @@ def test_published_size_agrees_with_ours(project: Path, sensors: str) -> None:
     config = model_config(project, sensors, full=True)
     # Several points in one pixel of the depth picture: which one counts is not fixed upstream.
     check(config, sensors, points=45000, size=(256, 704), gradients=5e-3)
+
+
+@pytest.mark.slow
+def test_project_trains_and_is_evaluated_by_the_tools(
+    project: Path, synthetic_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own config, pipeline, head and hooks; one epoch on one scene."""
+    monkeypatch.setenv("PYTHONPATH", str(project))
+    database = "train_dataloader.dataset.dataset.pipeline.3.db_sampler"
+    options = (
+        tiny_model_options(cameras=False)
+        | _COARSER
+        | {
+            "train_cfg.max_epochs": 1,
+            "optim_wrapper.optimizer.lr": 2e-3,
+            "model.pts_middle_encoder.norm_cfg.momentum": 0.1,
+            "default_hooks.logger.interval": 1,
+            "train_dataloader.dataset.dataset.data_root": f"{synthetic_root}/",
+            f"{database}.data_root": f"{synthetic_root}/",
+            f"{database}.info_path": f"{synthetic_root}/nuscenes_dbinfos_train.pkl",
+            "val_evaluator.ann_file": f"{synthetic_root}/nuscenes_infos_val.pkl",
+            "val_evaluator.data_root": f"{synthetic_root}/",
+            "test_evaluator.ann_file": f"{synthetic_root}/nuscenes_infos_val.pkl",
+            "test_evaluator.data_root": f"{synthetic_root}/",
+        }
+    )
+    for split in ("val", "test"):
+        options[f"{split}_dataloader.dataset.data_root"] = f"{synthetic_root}/"
+    for split in ("train", "val", "test"):
+        options[f"{split}_dataloader.num_workers"] = 0
+        options[f"{split}_dataloader.persistent_workers"] = False
+    config = config_file(project, "lidar")
+    flags = ["--cfg-options", *arguments(options)]
+    run_tool("train.py", config, "--work-dir", tmp_path, *flags, seconds=600)
+    (scalars,) = tmp_path.glob("*/vis_data/scalars.json")
+    rows = [json.loads(line) for line in scalars.read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert all(np.isfinite(losses))
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+    checkpoint, folder = tmp_path / "epoch_1.pth", tmp_path / "test"
+    run_tool("test.py", config, checkpoint, "--work-dir", folder, *flags, seconds=600)
+    scores = json.loads((folder / "test_metrics.json").read_text())
+    trained = json.loads((tmp_path / "metrics.json").read_text())
+    key = "NuScenes metric/pred_instances_3d_NuScenes/NDS"
+    assert scores[key] == pytest.approx(trained[key])
 
 
 def check(
