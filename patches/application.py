@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -81,9 +82,10 @@ class _Application:
                         self._note(entry, State.APPLIED)
                 self._supply_modules()
                 _import_host()
+                self._check_versions([*self._of("import"), *self._of("module")])
                 self._replace(self._of("function"))
+            self._stop_on_failure(self.entries)
             self._watch_projects()
-            self._stop_on_failure()
         except BaseException:
             self.journal.rollback()
             raise
@@ -104,6 +106,16 @@ class _Application:
             self.journal.rebind(replaced)
             self._note(entry, State.APPLIED)
 
+    def _check_versions(self, entries: Iterable[Entry]) -> None:
+        """Of what stands in place of the host's, once the host can be asked."""
+        for entry in entries:
+            if self._outcomes[entry.id].state is not State.APPLIED:
+                continue
+            try:
+                targets.check_version(entry)
+            except Mismatch as error:
+                self._note(entry, State.FAILED, str(error))
+
     def _found(self, entry: Entry) -> Target | None:
         try:
             targets.check_version(entry)
@@ -112,10 +124,10 @@ class _Application:
             self._note(entry, State.FAILED, str(error))
             return None
 
-    def _replace(self, entries: Iterable[Entry]) -> None:
-        """Replace functions; none of them unless every required one can be."""
+    def _replace(self, entries: list[Entry]) -> None:
+        """Replace functions; none of them unless every required patch can be applied."""
         found = [(e, target) for e in entries if self._wanted(e) and (target := self._found(e))]
-        self._stop_on_failure()
+        self._stop_on_failure(entries)
         replaced: dict[int, tuple[object, object]] = {}
         for entry, target in found:
             new = target.wrapped(targets.factory(entry)(target.function))
@@ -124,8 +136,9 @@ class _Application:
             self._note(entry, State.APPLIED)
         self.journal.rebind(replaced)
 
-    def _stop_on_failure(self) -> None:
-        failed = [o for o in self.outcomes if o.state is State.FAILED and o.entry.required]
+    def _stop_on_failure(self, entries: list[Entry]) -> None:
+        outcomes = [self._outcomes[entry.id] for entry in entries if entry.id in self._outcomes]
+        failed = [o for o in outcomes if o.state is State.FAILED and o.entry.required]
         if failed:
             raise PatchError(
                 "patches: every required patch must apply; nothing was changed. "
@@ -170,7 +183,7 @@ class _Application:
 
     def _on_import(self, entries: list[Entry]) -> None:
         for entry in entries:
-            del self._outcomes[entry.id]
+            self._outcomes.pop(entry.id, None)
         self._replace(entries)
 
     def _on_missing(self, entry: Entry) -> ModuleType:
@@ -184,7 +197,7 @@ def _import_host() -> None:
     for name in _HOST:
         try:
             importlib.import_module(name)
-        except (ImportError, AssertionError) as error:
+        except Exception as error:  # a module of the host may fail in any way while it is imported
             raise PatchError(
                 f"patches: {name} must be importable, got {type(error).__name__}: {error}; the "
                 "host stack is installed by install.sh, versions in requirements/host.txt"
@@ -196,6 +209,7 @@ def _forget(name: str) -> None:
 
 
 _active: _Application | None = None
+_lock = threading.RLock()
 
 
 def apply() -> list[Outcome]:
@@ -213,16 +227,18 @@ def apply() -> list[Outcome]:
         ValueError: ``ANYBEV_PATCHES_OFF`` names no patch.
     """
     global _active  # one process has one host
-    if _active is not None:
-        return [outcome.repeated() for outcome in _active.outcomes]
-    if importlib.util.find_spec("mmdet3d") is None:
-        raise PatchError(
-            "patches: mmdetection3d must be installed, got none; run install.sh without --no-host"
-        )
-    application = _Application(read_ledger())
-    application.run()
-    _active = application
-    return application.outcomes
+    with _lock:
+        if _active is not None:
+            return [outcome.repeated() for outcome in _active.outcomes]
+        if importlib.util.find_spec("mmdet3d") is None:
+            raise PatchError(
+                "patches: mmdetection3d must be installed, got none; run install.sh without "
+                "--no-host"
+            )
+        application = _Application(read_ledger())
+        application.run()
+        _active = application
+        return application.outcomes
 
 
 def undo() -> None:
@@ -232,9 +248,10 @@ def undo() -> None:
     applied again.
     """
     global _active
-    if _active is not None:
-        _active.journal.rollback()
-        _active = None
+    with _lock:
+        if _active is not None:
+            _active.journal.rollback()
+            _active = None
 
 
 @contextmanager

@@ -51,17 +51,35 @@ class Journal:
     def rebind(self, replaced: dict[int, tuple[object, object]]) -> None:
         """Replace objects, by identity, in every module that imported them by name.
 
+        Rolling back looks again: modules that were imported in between bound the new objects.
+
         Args:
             replaced: by ``id`` of the old object: (old, new).
         """
-        for module_name, module in list(sys.modules.items()):
-            if module_name.partition(".")[0] == "anybev" or not isinstance(module, ModuleType):
-                continue
-            for name, value in list(vars(module).items()):
-                if id(value) in replaced and replaced[id(value)][0] is value:
-                    self.set_attribute(module, name, replaced[id(value)][1])
+        back = {id(new): (new, old) for old, new in replaced.values()}
+        own = {(id(module), name) for module, name in _bindings(back)}  # stay as they are
+        for module, name in _bindings(replaced):
+            setattr(module, name, replaced[id(vars(module)[name])][1])
+
+        def undo() -> None:
+            for module, name in _bindings(back):
+                if (id(module), name) not in own:
+                    setattr(module, name, back[id(vars(module)[name])][1])
+
+        self.on_rollback(undo)
 
     def rollback(self) -> None:
         """Undo every change, the last one first."""
         while self._undo:
             self._undo.pop()()
+
+
+def _bindings(objects: dict[int, tuple[object, object]]) -> list[tuple[ModuleType, str]]:
+    """Modules, but AnyBEV's own, and names in them that hold the first object of a pair."""
+    return [
+        (module, name)
+        for module_name, module in list(sys.modules.items())
+        if module_name.partition(".")[0] != "anybev" and isinstance(module, ModuleType)
+        for name, value in list(vars(module).items())
+        if id(value) in objects and objects[id(value)][0] is value
+    ]

@@ -75,4 +75,9 @@ class SupplyMissing(importlib.abc.MetaPathFinder):
 def install(finder: importlib.abc.MetaPathFinder, *, first: bool) -> Callable[[], None]:
     """Add a finder to the meta path; returns what takes it off again."""
     sys.meta_path.insert(0 if first else len(sys.meta_path), finder)
-    return lambda: sys.meta_path.remove(finder)
+
+    def remove() -> None:
+        if finder in sys.meta_path:
+            sys.meta_path.remove(finder)
+
+    return remove

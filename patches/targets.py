@@ -85,7 +85,10 @@ def find(entry: Entry) -> Target:
     Raises:
         Mismatch: there is none, or its source has another hash.
     """
-    owner: Any = importlib.import_module(entry.module)
+    try:
+        owner: Any = importlib.import_module(entry.module)
+    except ImportError as error:
+        raise Mismatch(f"{entry.module} cannot be imported: {error}") from error
     *parents, name = entry.path
     for parent in parents:
         if not hasattr(owner, parent):

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -128,6 +129,37 @@ def test_twice_is_once(toy: ModuleType, apply: Apply) -> None:
     assert toy.area is replaced
 
 
+def test_threads_that_apply_at_once_apply_once(toy: ModuleType, apply: Apply) -> None:
+    inside, states = threading.Event(), []
+
+    def slowly(original: Callable[..., Any]) -> Callable[..., Any]:
+        inside.set()
+        second.join(0.1)
+        return negate(original)
+
+    def again() -> None:
+        inside.wait(10)
+        states.extend(outcome.state for outcome in patches.apply())
+
+    second = threading.Thread(target=again)
+    second.start()
+    apply(entry("area"), replace=slowly)
+    second.join(10)
+    assert states == [State.ALREADY]
+    assert toy.area(2, 3) == -6
+
+
+def test_modules_imported_under_patches_are_undone_too(toy: ModuleType, apply: Apply) -> None:
+    folder = Path(str(toy.__file__)).parent
+    (folder / "late.py").write_text("from toyhost.ops import area\n")
+    apply(entry("area"), replace=negate)
+    late = importlib.import_module("toyhost.late")
+    assert late.area(2, 3) == -6
+    patches.undo()
+    assert late.area is toy.area
+    assert late.area(2, 3) == 6
+
+
 def test_a_block_undoes_only_what_it_did(toy: ModuleType, apply: Apply) -> None:
     apply(entry("area"), replace=negate)
     with patches.applied() as outcomes:
@@ -172,6 +204,7 @@ def test_what_is_not_required_may_fail_alone(toy: ModuleType, apply: Apply) -> N
         ("volume", {}, "toyhost.ops has no volume"),
         ("Body.forward", {}, "toyhost.ops has no Body.forward"),
         ("area", {"versions": ">=9"}, r"written for mmcv >=9, found 2\."),
+        ("area", {"target": "toyhost.gone:area"}, r"FAILED: toyhost.gone cannot be imported: No m"),
     ],
 )
 def test_a_target_that_does_not_fit_fails(
@@ -228,6 +261,15 @@ def test_a_supplied_module_hides_what_was_imported(
     assert user.backend is real
 
 
+def test_a_supplied_module_is_for_the_versions_of_its_entry(toy: ModuleType, apply: Apply) -> None:
+    supply = entry("x", kind="module", target="toyspconv", factory="supply", versions="<2")
+    with pytest.raises(
+        PatchError, match=r"toy-x \(toyspconv\): FAILED: written for mmcv <2, found"
+    ):
+        apply(supply, supply=lambda: {"toyspconv": ModuleType("ours")})
+    assert "toyspconv" not in sys.modules
+
+
 def test_projects_are_patched_when_they_are_imported(
     toy: ModuleType, apply: Apply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +308,54 @@ def test_a_changed_project_fails_when_it_is_imported(
     apply(entry("area", package="projects", target="toychanged:area"), replace=negate)
     with pytest.raises(PatchError, match="toy-area"):
         importlib.import_module("toychanged")
+    assert "toychanged" not in sys.modules
+
+
+def test_a_project_that_failed_leaves_the_others_alone(
+    toy: ModuleType, apply: Apply, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = "def area(x, y):\n    return x * y\n"
+    (tmp_path / "toygood.py").write_text(source)
+    (tmp_path / "toybad.py").write_text(source.replace("*", "+"))
+    sha256 = targets.source_sha256(importlib.import_module("toygood").area)
+    monkeypatch.delitem(sys.modules, "toygood")
+    apply(
+        entry("area", id="bad", package="projects", target="toybad:area", sha256=sha256),
+        entry("area", id="good", package="projects", target="toygood:area", sha256=sha256),
+        replace=negate,
+    )
+    for _ in range(2):
+        with pytest.raises(PatchError, match=r"bad \(toybad:area\): FAILED"):
+            importlib.import_module("toybad")
+    assert importlib.import_module("toygood").area(2, 3) == -6
+    assert [o.state for o in patches.apply()] == [State.FAILED, State.ALREADY]
+    monkeypatch.delitem(sys.modules, "toygood")
+
+
+def test_a_project_whose_patch_breaks_can_be_imported_again(
+    toy: ModuleType, apply: Apply, tmp_path: Path
+) -> None:
+    (tmp_path / "toytwo.py").write_text("def area(x, y):\n    return x * y\n\n\nvolume = area\n")
+    sha256 = targets.source_sha256(importlib.import_module("toytwo").area)
+    del sys.modules["toytwo"]
+    fails = [True]
+
+    def broken_once(original: Callable[..., Any]) -> Callable[..., Any]:
+        if fails:
+            raise ZeroDivisionError(fails.pop())
+        return negate(original)
+
+    lazy: dict[str, Any] = {"package": "projects", "sha256": sha256}
+    apply(
+        entry("area", **lazy, target="toytwo:area", factory="broken_once"),
+        entry("volume", **lazy, target="toytwo:volume"),
+        replace=negate,
+        broken_once=broken_once,
+    )
+    with pytest.raises(ZeroDivisionError):
+        importlib.import_module("toytwo")
+    assert importlib.import_module("toytwo").area(2, 3) == -6
+    del sys.modules["toytwo"]
 
 
 def test_without_a_host_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,10 +364,14 @@ def test_without_a_host_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch
         patches.apply()
 
 
+@pytest.mark.parametrize(("module", "error"), [("absent", "ModuleNotFound"), ("old", "Attribute")])
 def test_a_host_that_does_not_import_is_named(
-    toy: ModuleType, apply: Apply, monkeypatch: pytest.MonkeyPatch
+    module: str, error: str, toy: ModuleType, apply: Apply, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(application, "_HOST", ("toyhost.user", "toyhost.absent"))
-    with pytest.raises(PatchError, match=r"toyhost\.absent must be importable, got ModuleNotFound"):
+    folder = Path(str(toy.__file__)).parent
+    (folder / "old.py").write_text("import numpy\n\nnumpy.object0\n")
+    monkeypatch.setattr(application, "_HOST", ("toyhost.user", f"toyhost.{module}"))
+    message = rf"toyhost\.{module} must be importable, got {error}"
+    with pytest.raises(PatchError, match=message):
         apply(entry("area"), replace=negate)
     assert toy.area(2, 3) == 6
