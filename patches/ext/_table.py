@@ -1,6 +1,6 @@
 """Which function answers a name of ``mmcv._ext``, and from what it is built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -29,13 +29,18 @@ class Supplied:
 SUPPLIED: dict[str, Supplied] = {}
 
 
+def first_tensor(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor | None:
+    """The first tensor among the arguments of a call; it says on which device the call is."""
+    values = (*arguments, *named.values())
+    return next((value for value in values if isinstance(value, Tensor)), None)
+
+
 def _in_given_dtypes(function: _Function) -> _Function:
     """The function out of autocast's reach: mmcv's compiled operators know none."""
 
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        tensors = (value for value in (*arguments, *named.values()) if isinstance(value, Tensor))
-        first = next(tensors, None)
+        first = first_tensor(arguments, named)
         if first is None or not torch.is_autocast_enabled(first.device.type):
             return function(*arguments, **named)
         with torch.autocast(first.device.type, enabled=False):

@@ -6,12 +6,11 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor
-
 from anybev.patches.ext._module import load_families
 from anybev.patches.ext._names import NAMES
-from anybev.patches.ext._table import SUPPLIED
+from anybev.patches.ext._table import SUPPLIED, first_tensor
 from anybev.patches.host import patch_mmcv_ext
+from anybev.patches.outcome import PatchError
 
 # Names with a CPU kernel in mmcv 2.1.0 (csrc/pytorch/cpu); what takes no tensor is among them.
 COMPILED_ON_CPU = frozenset(
@@ -57,25 +56,30 @@ def skip_reason() -> str | None:
     return None if patch_mmcv_ext.compiled() else "mmcv is not compiled: mmcv-ext supplies it whole"
 
 
-def _on_cpu(arguments: tuple[Any, ...], named: dict[str, Any]) -> bool:
-    tensors = (value for value in (*arguments, *named.values()) if isinstance(value, Tensor))
-    first = next(tensors, None)
-    return first is not None and first.device.type == "cpu"
-
-
 def _filled(compiled: Callable[..., Any], supplied: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(supplied)
     def call(*arguments: Any, **named: Any) -> Any:
-        chosen = supplied if _on_cpu(arguments, named) else compiled
+        first = first_tensor(arguments, named)
+        chosen = supplied if first is not None and first.device.type == "cpu" else compiled
         return chosen(*arguments, **named)
 
     return call
 
 
 def replace() -> dict[str, ModuleType]:
-    """The compiled module's functions, those that refuse CPU tensors exchanged on the CPU."""
+    """The compiled module's functions, those that refuse CPU tensors exchanged on the CPU.
+
+    Raises:
+        PatchError: the compiled module cannot be loaded, as one built for another torch.
+    """
     load_families()
-    compiled = importlib.import_module(patch_mmcv_ext.NAME)
+    try:
+        compiled = importlib.import_module(patch_mmcv_ext.NAME)
+    except ImportError as error:
+        raise PatchError(
+            f"patches: {patch_mmcv_ext.NAME} must load, got ImportError: {error}; try mmcv-lite, "
+            "or an mmcv that was built for this torch"
+        ) from error
     filled = ModuleType(patch_mmcv_ext.NAME, compiled.__doc__)
     vars(filled).update(vars(compiled))
     for name in NAMES:
