@@ -4,6 +4,8 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
 LEDGER = Path(__file__).with_name("ledger.toml")
 KINDS = ("function", "module", "import")
 PACKAGES = ("mmcv", "mmdet", "mmdet3d", "mmengine", "projects")
@@ -22,7 +24,8 @@ class Entry:
         kind: one of ``KINDS``.
         package: whose version is checked; ``projects`` are folders of a user's checkout, patched
             when they are imported.
-        versions: range of the package's versions that the patch was written for.
+        versions: range of the package's versions that the patch was written for; of mmdetection3d's
+            for ``projects``, whose files bear no version: their hash is checked alone.
         why: what is wrong upstream, or missing.
         upstream: link to the report, or to the code.
         remove_when: what has to happen for the patch to go.
@@ -70,6 +73,12 @@ def _checked(table: dict[str, object], where: str) -> Entry:
             f"{where}: kind must be one of {KINDS} and package one of {PACKAGES}, got "
             f"{entry.kind!r} and {entry.package!r}"
         )
+    try:
+        SpecifierSet(entry.versions)
+    except InvalidSpecifier as error:
+        raise ValueError(
+            f"{where}: versions must be a version range, got {entry.versions!r}"
+        ) from error
     if entry.kind == "function" and (":" not in entry.target or len(entry.sha256) != 64):
         raise ValueError(f"{where}: a function needs target module:attribute and its sha256")
     return entry
