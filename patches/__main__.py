@@ -4,6 +4,7 @@
 are found from the script's folder, as without the patches, and from the current one.
 """
 
+import importlib.util
 import os
 import runpy
 import sys
@@ -30,8 +31,11 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         apply()
-    except PatchError as error:
+    except (PatchError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    if as_module and not _is_there(rest[0]):
+        print(f"error: patches: no module {rest[0]}", file=sys.stderr)
         return 2
     sys.argv = rest
     if as_module:
@@ -40,6 +44,13 @@ def main(arguments: list[str]) -> int:
         sys.path.insert(0, os.path.dirname(os.path.abspath(rest[0])))
         runpy.run_path(rest[0], run_name="__main__")
     return 0
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that it would lie in
+        return False
 
 
 if __name__ == "__main__":

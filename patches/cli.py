@@ -31,16 +31,17 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
 
 def _show(outcomes: list[Outcome], *, ext: bool) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
     table.add_column("patch", no_wrap=True)
     table.add_column("state", no_wrap=True)
-    table.add_column("why it is there, or why it was not applied")
+    table.add_column("why it is there, or why it was not applied", overflow="fold")
     for outcome in outcomes:
         style = _STYLES.get(outcome.state, "")
         state = f"[{style}]{outcome.state}[/]" if style else str(outcome.state)
-        table.add_row(outcome.entry.id, state, outcome.reason or outcome.entry.why)
+        table.add_row(outcome.entry.id, state, escape(outcome.reason or outcome.entry.why))
     console = Console(highlight=False)
     console.print(table)
     if ext:

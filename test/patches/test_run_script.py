@@ -60,18 +60,34 @@ def test_what_cannot_be_run_is_named(
     assert applied == []
 
 
+@pytest.mark.parametrize("module", ["module_that_is_nowhere", "json.module_that_is_nowhere"])
+def test_module_that_is_nowhere_is_named(
+    module: str, applied: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["-m", module]) == 2
+    assert capsys.readouterr().err == f"error: patches: no module {module}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PatchError("patches: mmdetection3d must be installed, got none"),
+        ValueError("ANYBEV_PATCHES_OFF must name patches of the ledger, got ['x']"),
+    ],
+)
 def test_host_that_cannot_be_patched_is_one_line(
+    error: Exception,
     applied: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail() -> None:
-        raise PatchError("patches: mmdetection3d must be installed, got none")
+        raise error
 
     monkeypatch.setattr(command, "apply", fail)
     (tmp_path / "script.py").write_text("print('ran')\n")
     assert command.main([str(tmp_path / "script.py")]) == 2
     captured = capsys.readouterr()
-    assert captured.err == "error: patches: mmdetection3d must be installed, got none\n"
+    assert captured.err == f"error: {error}\n"
     assert captured.out == ""
