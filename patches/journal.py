@@ -57,14 +57,14 @@ class Journal:
             replaced: by ``id`` of the old object: (old, new).
         """
         back = {id(new): (new, old) for old, new in replaced.values()}
-        own = {(id(module), name) for module, name in _bindings(back)}  # stay as they are
-        for module, name in _bindings(replaced):
-            setattr(module, name, replaced[id(vars(module)[name])][1])
+        own = {(id(module), name) for module, name, _ in _bindings(back)}  # stay as they are
+        for module, name, new in _bindings(replaced):
+            setattr(module, name, new)
 
         def undo() -> None:
-            for module, name in _bindings(back):
+            for module, name, old in _bindings(back):
                 if (id(module), name) not in own:
-                    setattr(module, name, back[id(vars(module)[name])][1])
+                    setattr(module, name, old)
 
         self.on_rollback(undo)
 
@@ -74,12 +74,12 @@ class Journal:
             self._undo.pop()()
 
 
-def _bindings(objects: dict[int, tuple[object, object]]) -> list[tuple[ModuleType, str]]:
-    """Modules, but AnyBEV's own, and names in them that hold the first object of a pair."""
+def _bindings(pairs: dict[int, tuple[object, object]]) -> list[tuple[ModuleType, str, object]]:
+    """Modules, but AnyBEV's own, names in them that hold the first of a pair, and its second."""
     return [
-        (module, name)
+        (module, name, pairs[id(value)][1])
         for module_name, module in list(sys.modules.items())
         if module_name.partition(".")[0] != "anybev" and isinstance(module, ModuleType)
         for name, value in list(vars(module).items())
-        if id(value) in objects and objects[id(value)][0] is value
+        if id(value) in pairs and pairs[id(value)][0] is value
     ]

@@ -149,7 +149,10 @@ def test_threads_that_apply_at_once_apply_once(toy: ModuleType, apply: Apply) ->
     assert toy.area(2, 3) == -6
 
 
-def test_modules_imported_under_patches_are_undone_too(toy: ModuleType, apply: Apply) -> None:
+def test_modules_imported_under_patches_are_undone_too(
+    toy: ModuleType, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "toyhost.alias", importlib.import_module("toyhost.user"))
     folder = Path(str(toy.__file__)).parent
     (folder / "late.py").write_text("from toyhost.ops import area\n")
     apply(entry("area"), replace=negate)
