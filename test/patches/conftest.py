@@ -1,12 +1,21 @@
-"""Fixtures of the tests that need mmdetection3d."""
+"""Fixtures of the tests of patches."""
 
 import importlib.util
 import warnings
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
+import torch
 
 from anybev import patches
+
+
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Random numbers that a test draws without a seed are the same every time."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(scope="module")

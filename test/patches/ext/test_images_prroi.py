@@ -76,7 +76,8 @@ def test_gradients_are_added() -> None:
 
 def test_gradients_equal_differences() -> None:
     images, rois = arguments()
-    grad = torch.randn(4, 3, *BINS, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(7)
+    grad = torch.randn((4, 3, *BINS), generator=generator, dtype=torch.float64)
 
     def loss(images: Tensor, rois: Tensor) -> Tensor:
         output = torch.empty_like(grad)
@@ -97,8 +98,9 @@ def test_gradients_equal_differences() -> None:
         moved = [rois.clone() for _ in range(2)]
         moved[0][index] += step
         moved[1][index] -= step
+        # Where a bin ends on a pixel the slope bends: differences are off by the size of the step.
         slope = (loss(images, moved[0]) - loss(images, moved[1])) / (2 * step)
-        assert coordinates[index].item() == pytest.approx(slope.item(), abs=1e-7)
+        assert coordinates[index].item() == pytest.approx(slope.item(), abs=1e-5)
 
 
 def test_through_mmcv(host: list[Outcome]) -> None:
