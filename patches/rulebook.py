@@ -7,7 +7,7 @@ kernel of K taps in n dimensions is then one of (K, 1, 1).
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -275,6 +275,15 @@ def pairs_by_tap(plan: SparseNeighbors) -> list[Pairs]:
     sizes = present.sum(1).tolist()
     source = by_tap[tap, row].long()
     return list(zip(source.split(sizes), row.split(sizes), strict=True))
+
+
+def table_of_pairs(pairs: Sequence[Pairs], width: int, like: Tensor) -> Tensor:
+    """(K, 2, width): source rows and rows of every tap side by side, -1 after the last."""
+    table = like.new_full((len(pairs), 2, width), -1)
+    for tap, (source, row) in enumerate(pairs):
+        table[tap, 0, : len(source)] = source
+        table[tap, 1, : len(row)] = row
+    return table
 
 
 def maximum_of_pairs(features: Tensor, pairs: Iterable[Pairs], rows: int) -> Tensor:

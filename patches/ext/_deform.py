@@ -8,7 +8,6 @@ from torch import Tensor
 
 from anybev.patches.ext._sampling import (
     from_rows,
-    own_dtype,
     sum_rows,
     to_rows,
     working_dtype,
@@ -171,8 +170,7 @@ def deform_forward(
     value = output.new_empty((len(images), len(weight), output.shape[2] * output.shape[3]))
     for part in _parts(geometry, images, offset, mask):
         columns = _grouped(_columns(geometry, part, height, width), geometry.groups)
-        with own_dtype(columns):
-            rows = torch.bmm(columns, matrix)  # (groups, n, O / groups)
+        rows = torch.bmm(columns, matrix)  # (groups, n, O / groups)
         value[part.image, :, part.positions] = rows.permute(0, 2, 1).flatten(0, 1)
     output.copy_(value.view(output.shape))
 

@@ -30,11 +30,6 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
 
-def own_dtype(like: Tensor) -> torch.autocast:
-    """Products in the tensors' own precision: upstream's kernels know nothing of autocast."""
-    return torch.autocast(like.device.type, enabled=False)
-
-
 def zero_corners(y: Tensor, x: Tensor, height: int | Tensor, width: int | Tensor) -> "Corners":
     """The pixels around (y, x) in an image that continues as zero: deformable convolution's rule.
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anybev.patches.ext._sampling import own_dtype, working_dtype
+from anybev.patches.ext._sampling import working_dtype
 from anybev.patches.ext._table import supplies
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -201,6 +201,5 @@ def upfirdn2d(
     wide[:, :, ::upy, ::upx] = input.reshape(n * c, 1, height, width)
     wide = F.pad(wide, (padx0, padx1, pady0, pady1))
     kernel = (filter if flip else filter.flip((0, 1))) * gain
-    with own_dtype(input):
-        result = F.conv2d(wide, kernel.to(input.dtype)[None, None], stride=(downy, downx))
+    result = F.conv2d(wide, kernel.to(input.dtype)[None, None], stride=(downy, downx))
     return result.view(n, c, *result.shape[2:])

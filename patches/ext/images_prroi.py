@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from anybev.patches.ext._sampling import own_dtype
 from anybev.patches.ext._table import supplies
 
 _PIECE_VALUES = 10_000_000
@@ -34,9 +33,8 @@ def _pool(images: Tensor, rois: Tensor, bins: tuple[int, int], scale: float) -> 
         start = low + step * torch.arange(count, device=rois.device, dtype=rois.dtype)
         shares.append(_share(start, start + step, size))
         area = area * step
-    with own_dtype(images):
-        total = torch.einsum("rph,rchw->rcpw", shares[0], images[rois[:, 0].detach().long()])
-        total = torch.einsum("rcpw,rqw->rcpq", total, shares[1])
+    total = torch.einsum("rph,rchw->rcpw", shares[0], images[rois[:, 0].detach().long()])
+    total = torch.einsum("rcpw,rqw->rcpq", total, shares[1])
     area = area[:, :, None, None]
     return torch.where(area > 0, total / torch.where(area > 0, area, 1), 0)
 

@@ -23,6 +23,7 @@ from anybev.patches.rulebook import (
     maximum_of_pairs,
     pairs_by_tap,
     plan_of_table,
+    table_of_pairs,
 )
 
 # Pairs -> plan made of them: every layer of one indice_key, and its backward, passes one tensor.
@@ -66,10 +67,7 @@ def _indice_pairs(
         )
     book = build_rulebook(indices, cells, int(batch_size), geometry)
     by_tap = pairs_by_tap(book.plan)
-    pairs = indices.new_full((len(by_tap), 2, len(indices)), -1)
-    for tap, (source, row) in enumerate(by_tap):
-        pairs[tap, 0, : len(source)] = source.int()
-        pairs[tap, 1, : len(row)] = row.int()
+    pairs = table_of_pairs(by_tap, len(indices), like=indices)
     counts = indices.new_tensor([len(row) for _, row in by_tap])
     _plans[pairs] = book.plan
     return [book.out_indices, pairs, counts]

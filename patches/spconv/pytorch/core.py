@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anybev.patches.rulebook import Geometry, Rulebook, pairs_by_tap
+from anybev.patches.rulebook import Geometry, Rulebook, pairs_by_tap, table_of_pairs
 from anybev.patches.spconv.core import ConvAlgo
 
 __all__ = ["IndiceData", "SparseConvTensor", "expand_nd"]
@@ -63,12 +63,8 @@ class IndiceData:
     @cached_property
     def indice_pairs(self) -> Tensor:
         """(2, K, N) int32: input and output row of every pair, -1 after the last."""
-        pairs = pairs_by_tap(self.plan)
-        table = self.indices.new_full((2, len(pairs), len(self.indices)), -1)
-        for tap, (source, row) in enumerate(pairs):
-            table[0, tap, : len(source)] = source.int()
-            table[1, tap, : len(row)] = row.int()
-        return table
+        table = table_of_pairs(pairs_by_tap(self.plan), len(self.indices), like=self.indices)
+        return table.transpose(0, 1).contiguous()
 
     @cached_property
     def indice_pair_num(self) -> Tensor:
