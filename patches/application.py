@@ -215,8 +215,9 @@ _lock = threading.RLock()
 def apply() -> list[Outcome]:
     """Put the installed mmdetection3d on AnyBEV's operators, in this process.
 
-    Imports mmdetection3d. Applying twice changes nothing the second time. Processes that this one
-    forks are patched too; one that is spawned applies for itself.
+    Imports mmdetection3d; its models must not have been imported with another spconv before.
+    Applying twice changes nothing the second time. Processes that this one forks are patched too;
+    one that is spawned has to apply for itself.
 
     Returns:
         One outcome for each entry of ``ledger.toml``; ALREADY for what an earlier call applied.

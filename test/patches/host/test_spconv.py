@@ -1,11 +1,14 @@
 """Whose modules ``import spconv`` gives."""
 
 import importlib.util
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from anybev.patches import PatchError
 from anybev.patches.host import patch_spconv
+from anybev.patches.spconv import pytorch as ours
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,20 @@ def test_an_installed_spconv_stays_only_where_it_is_quicker(
     monkeypatch.setattr(patch_spconv, "current_backend", lambda: SimpleNamespace(name=backend))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if installed else None)
     assert bool(patch_spconv.skip_reason()) is stays
+
+
+def test_models_imported_before_the_patches_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmengine.registry import MODELS
+
+    class SubMConv3d:
+        pass
+
+    name = "mmdet3d.models.layers.spconv"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(MODELS.module_dict, "SubMConv3d", SubMConv3d)
+    with pytest.raises(
+        PatchError, match=r"must be imported after the patches, .* got .*test_spconv"
+    ):
+        patch_spconv.replace()
+    monkeypatch.setitem(MODELS.module_dict, "SubMConv3d", ours.SubMConv3d)
+    assert patch_spconv.replace()["spconv.pytorch"] is ours
