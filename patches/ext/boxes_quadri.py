@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from anybev.patches.ext._greedy import keep_greedily
+from anybev.patches.ext._polygon import cross
 from anybev.patches.ext._table import supplies
 
 # mmcv's kernel calls edges parallel whose cross product, and quadrilaterals empty whose area, is
@@ -15,26 +16,22 @@ _PAIRS_AT_ONCE = 1 << 15
 _TESTS_AT_ONCE = 1 << 21
 
 
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
 def _area(corners: Tensor) -> Tensor:
     """Of the triangles ABC and ACD, whatever their orientation."""
     from_a = corners - corners[:, :1]
-    halves = _cross(from_a[:, 1], from_a[:, 2]).abs() + _cross(from_a[:, 2], from_a[:, 3]).abs()
+    halves = cross(from_a[:, 1], from_a[:, 2]).abs() + cross(from_a[:, 2], from_a[:, 3]).abs()
     return halves / 2
 
 
 def _crossings(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """(P, 16, 2) where edges of ``a`` and ``b`` cross, and (P, 16) whether they do."""
     along_a, along_b = (q.roll(-1, 1) - q for q in (a, b))
-    det = _cross(along_b[:, None], along_a[:, :, None])
+    det = cross(along_b[:, None], along_a[:, :, None])
     parallel = det.abs() <= _NOTHING
     det = torch.where(parallel, 1, det)
     between = b[:, None] - a[:, :, None]
-    on_a = _cross(along_b[:, None], between) / det
-    on_b = _cross(along_a[:, :, None], between) / det
+    on_a = cross(along_b[:, None], between) / det
+    on_b = cross(along_a[:, :, None], between) / det
     crossing = ~parallel & (on_a >= 0) & (on_a <= 1) & (on_b >= 0) & (on_b <= 1)
     return (a[:, :, None] + along_a[:, :, None] * on_a[..., None]).flatten(1, 2), crossing.flatten(
         1
