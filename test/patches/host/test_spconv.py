@@ -40,9 +40,8 @@ def test_models_imported_before_the_patches_are_an_error(monkeypatch: pytest.Mon
     name = "mmdet3d.models.layers.spconv"
     monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(MODELS.module_dict, "SubMConv3d", SubMConv3d)
-    with pytest.raises(
-        PatchError, match=r"must be imported after the patches, .* got .*test_spconv"
-    ):
+    message = r"must be imported after the patches, .* got .*test_spconv.SubMConv3d"
+    with pytest.raises(PatchError, match=message):
         patch_spconv.replace()
     monkeypatch.setitem(MODELS.module_dict, "SubMConv3d", ours.SubMConv3d)
     assert patch_spconv.replace()["spconv.pytorch"] is ours
