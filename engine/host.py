@@ -65,13 +65,20 @@ def make_ready(config: Config, host: Prepare | None) -> None:
     A checkout's ``projects`` are found from the current folder too, as from its own tools.
 
     Raises:
-        ValueError: whoever reads the config cannot run a host's model.
+        ValueError: whoever reads the config cannot run a host's model, or the config starts
+            workers that would come up without the patches.
         MachineError: the host is not installed, or cannot be patched.
     """
     if host is None:
         raise ValueError(
             f"config: {config.filename} describes a model of mmdetection3d itself, which "
             "tools/train.py and tools/test.py run, and no other command"
+        )
+    method = config.get("env_cfg", {}).get("mp_cfg", {}).get("mp_start_method", "fork")
+    if method != "fork":
+        raise ValueError(
+            "config: env_cfg.mp_cfg.mp_start_method must be fork with a model of mmdetection3d, "
+            f"got {method!r}: other processes start without the patches"
         )
     host()
     if os.getcwd() not in sys.path and "" not in sys.path:

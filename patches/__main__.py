@@ -1,7 +1,8 @@
 """Runs a script of mmdetection3d, or a user's, with the patches applied.
 
 ``python -m anybev.patches SCRIPT [ARGUMENTS ...]``, or ``-m MODULE`` as with Python itself. Modules
-are found from the script's folder, as without the patches, and from the current one.
+are found from the script's folder, as without the patches, and from the current one. Processes that
+the script forks are patched; those that it spawns have to call ``anybev.patches.apply`` first.
 """
 
 import importlib.util

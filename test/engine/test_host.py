@@ -173,6 +173,14 @@ def test_host_is_made_ready_before_the_configs_imports(
         load("ahost::a/b.py")
 
 
+def test_workers_of_a_host_are_forked_for_the_patches_to_be_there() -> None:
+    asked: list[str] = []
+    config = Config({"env_cfg": {"mp_cfg": {"mp_start_method": "spawn"}}})
+    with pytest.raises(ValueError, match=r"mp_start_method must be fork .*, got 'spawn'"):
+        hosts.make_ready(config, lambda: asked.append("host"))
+    assert asked == []
+
+
 def test_drawing_a_hosts_results_needs_to_know_what() -> None:
     config = Config({"default_hooks": {"visualization": {"type": "Det3DVisualizationHook"}}})
     with pytest.raises(ValueError, match=r"needs --task mono_det\|"):
