@@ -198,9 +198,11 @@ def _import_host() -> None:
         try:
             importlib.import_module(name)
         except Exception as error:  # a module of the host may fail in any way while it is imported
+            off = f" (switched off: {', '.join(sorted(envs.patches_off()))})"
             raise PatchError(
-                f"patches: {name} must be importable, got {type(error).__name__}: {error}; the "
-                "host stack is installed by install.sh, versions in requirements/host.txt"
+                f"patches: {name} must be importable, got {type(error).__name__}: {error}"
+                f"{off if envs.patches_off() else ''}; the host stack is installed by install.sh, "
+                "versions in requirements/host.txt"
             ) from error
 
 

@@ -377,4 +377,7 @@ def test_a_host_that_does_not_import_is_named(
     message = rf"toyhost\.{module} must be importable, got {error}"
     with pytest.raises(PatchError, match=message):
         apply(entry("area"), replace=negate)
+    monkeypatch.setenv("ANYBEV_PATCHES_OFF", "toy-head-scale")
+    with pytest.raises(PatchError, match=r"\(switched off: toy-head-scale\); the host stack"):
+        apply(entry("area"), method("scale"), replace=negate)
     assert toy.area(2, 3) == 6
