@@ -1,7 +1,17 @@
-"""The first few true entries of each row."""
+"""The first few entries of each row or group."""
 
 import torch
 from torch import Tensor
+
+
+def rank_in_group(group: Tensor, count: Tensor) -> Tensor:
+    """(P,) position from 0 of each entry within its group.
+
+    Args:
+        group: (P,) int64, ascending.
+        count: (G,) int64, entries of each group.
+    """
+    return torch.arange(group.shape[0], device=group.device) - (count.cumsum(0) - count)[group]
 
 
 def first_hits(hit: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -17,6 +27,6 @@ def first_hits(hit: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     """
     row, column = hit.nonzero(as_tuple=True)
     count = torch.bincount(row, minlength=hit.shape[0])
-    rank = torch.arange(row.shape[0], device=row.device) - (count.cumsum(0) - count)[row]
+    rank = rank_in_group(row, count)
     kept = rank < limit
     return row[kept], rank[kept], column[kept], count

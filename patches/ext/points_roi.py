@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from anybev.patches.ext._hits import first_hits
+from anybev.patches.ext._hits import first_hits, rank_in_group
 from anybev.patches.ext._table import supplies
 
 # Tests of a point against a box, and elements of a pooled block, held at once.
@@ -60,7 +60,7 @@ def _points_of_cells(
     cell += _cell(pts[point, 2] - rois[box, 2], size[:, 2], z)
     cell, order = cell.sort(stable=True)
     count = torch.bincount(cell, minlength=rois.shape[0] * x * y * z)
-    rank = torch.arange(cell.shape[0], device=cell.device) - (count.cumsum(0) - count)[cell]
+    rank = rank_in_group(cell, count)
     kept = rank < most
     return cell[kept], rank[kept], point[order][kept], count.clamp_(max=most)
 
