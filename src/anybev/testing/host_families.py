@@ -181,7 +181,7 @@ FAMILIES: dict[str, Family] = {
     "minkunet": Family(
         "minkunet34_w32_spconv_8xb2-laser-polar-mix-3x_semantickitti.py",
         _SEMANTICKITTI,
-        note="configs for torchsparse with `model.backbone.sparseconv_backend=spconv`",
+        note="those for torchsparse need `model.backbone.sparseconv_backend=spconv`; not run",
     ),
     "monoflex": Family("", note="upstream has no config for it, only a head"),
     "mvfcos3d": Family(
