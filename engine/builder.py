@@ -5,13 +5,11 @@ from typing import Any
 
 from torch import nn
 
-from anybev.engine.registry import MODELS, TASK_UTILS
+from anybev.engine.registry import MODELS, TASK_UTILS, bare_name
 from anybev.models.common.arguments import call, suggestion
 
 # Descriptions that the class they are given to reads itself.
 _DESCRIPTIONS = ("conv_cfg", "norm_cfg", "act_cfg", "upsample_cfg", "decoder_layer", "init_cfg")
-# mmdetection3d's configs name their host's classes with a scope.
-_SCOPES = ("anybev", "mmdet", "mmdet3d")
 
 
 def build_detector(model_cfg: Mapping[str, Any]) -> nn.Module:
@@ -52,12 +50,12 @@ def _construct(arguments: dict[str, Any], path: str) -> Any:
 def _find(name: Any, path: str) -> Any:
     if not isinstance(name, str):
         return name
-    scope, _, bare = name.rpartition(".")
+    bare = bare_name(name)
     known: dict[str, Any] = {}
     for registry in (MODELS, TASK_UTILS):
         registry.import_from_location()
         known |= registry.module_dict
-    if bare in known and (not scope or scope in _SCOPES):
+    if bare in known:
         return known[bare]
     raise ValueError(
         f"{path}: type must be one of {', '.join(sorted(known))}, got {name!r}"

@@ -42,7 +42,7 @@ def registries() -> tuple[Registry, ...]:
 def _parameters(type_name: str) -> Mapping[str, inspect.Parameter] | None:
     """Arguments of a registered type, or None when it takes any."""
     for candidate in registries():
-        entry = candidate.get(type_name)
+        entry = candidate.get(registry.bare_name(type_name))
         if entry is None:
             continue
         parameters = inspect.signature(entry).parameters

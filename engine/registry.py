@@ -7,6 +7,16 @@ Children of mmengine's own registries: what is not found here is looked up there
 from mmengine import registry as root
 
 SCOPE = "anybev"
+# mmdetection3d's configs name their host's classes with a scope; AnyBEV's own bear those names. The
+# scope must not reach mmengine, which imports the host when it is installed.
+_SCOPES = (SCOPE, "mmdet", "mmdet3d")
+
+
+def bare_name(name: str) -> str:
+    """A type's name without the scope of a package whose names AnyBEV's classes bear."""
+    scope, _, bare = name.rpartition(".")
+    return bare if scope in _SCOPES else name
+
 
 MODELS = root.Registry(
     "model", parent=root.MODELS, scope=SCOPE, locations=["anybev.engine.bindings.models"]

@@ -1,6 +1,8 @@
 """The camera configs: what they build, and the curves their schedules draw."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,3 +233,13 @@ def test_a_synthetic_frame_passes_both_pipelines(path: Path, synthetic_root: Pat
         assert all((len(boxes) > 0) == (split == "train") for boxes in batch.boxes_lidar)
         turned = batch.lidar_aug_matrix - torch.eye(4)
         assert bool(turned.abs().max() > 0.01) == (split == "train")
+
+
+def test_reading_a_config_imports_no_host() -> None:
+    """Its types bear names of mmdet and mmdetection3d, which may be installed, unpatched."""
+    code = (
+        "import sys; from anybev.engine import config; "
+        f"config.load({str(LIDAR_CAM)!r}); "
+        "assert not {'mmdet', 'mmdet3d', 'mmcv'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
