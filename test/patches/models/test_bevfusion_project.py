@@ -196,8 +196,9 @@ def test_trains_and_agrees_with_ours(project: Path, sensors: str) -> None:
 def test_published_size_agrees_with_ours(project: Path, sensors: str) -> None:
     """The same with the project's config as it is: 1440 x 1440 x 41 cells, 256 x 704 pixels."""
     config = model_config(project, sensors, full=True)
-    # Several points in one pixel of the depth picture: which one counts is not fixed upstream.
-    check(config, sensors, points=45000, size=(256, 704), gradients=5e-3)
+    # Some 900 pixels of the depth pictures see several points, and which of them counts is not
+    # fixed upstream: the gradients of what reads those pictures differ.
+    check(config, sensors, points=45000, size=(256, 704), gradients=3e-2)
 
 
 @pytest.mark.slow
