@@ -27,7 +27,7 @@ from anybev.engine import checkpoint as checkpoints
 from anybev.engine import config as configs
 from anybev.engine.builder import build_detector
 from anybev.engine.infer_frame import Request, UserFrame, read_frame, scene_cameras, step_kind
-from anybev.engine.registry import TRANSFORMS
+from anybev.engine.registry import TRANSFORMS, build
 from anybev.files import whole_file
 from anybev.reporting.scene import Scene
 from anybev.reporting.status import write_json
@@ -148,7 +148,7 @@ def _sample(
         if stand_in is not None:
             transforms.append(stand_in())
         elif step_kind(step) not in replaced:
-            transforms.append(TRANSFORMS.build(dict(step)))
+            transforms.append(build(TRANSFORMS, step))
     info = to_frame(points_file, frame.calibration, frame.images, frame.sweeps)
     key = SampleKey(0, frame.calibration.index)
     fresh = Sample(info.token, key.index, key=key, seed=seed, frame=info)

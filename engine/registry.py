@@ -4,6 +4,9 @@ Children of mmengine's own registries: what is not found here is looked up there
 ``locations`` register on import, when a registry is first asked.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from mmengine import registry as root
 
 SCOPE = "anybev"
@@ -16,6 +19,11 @@ def bare_name(name: str) -> str:
     """A type's name without the scope of a package whose names AnyBEV's classes bear."""
     scope, _, bare = name.rpartition(".")
     return bare if scope in _SCOPES else name
+
+
+def build(registry: root.Registry, config: Mapping[str, Any]) -> Any:
+    """What a config describes, whatever scope a runner of this process has made the default."""
+    return registry.build({"_scope_": SCOPE, **config})
 
 
 MODELS = root.Registry(

@@ -1,10 +1,12 @@
 """Fixtures that every test may use."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 from anybev import envs
 from anybev.datasets.nuscenes_infos import create_nuscenes_infos
@@ -14,6 +16,15 @@ from anybev.datasets.synthetic.nuscenes import write_nuscenes
 # that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def default_scope() -> Iterator[None]:
+    """The default scope of mmengine's registries before a test comes back after it."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from mmengine.dist import get_dist_info
 
 from anybev.datasets import cbgs, nuscenes, sampling
 from anybev.datasets.transforms import augment, filters, images, loading, object_sample
-from anybev.engine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
+from anybev.engine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS, build
 
 for _transform in (
     loading.LoadPointsFromFile,
@@ -64,7 +64,7 @@ def build_nuscenes(
         ann_file,
         data_root,
         metainfo["classes"],
-        [TRANSFORMS.build(dict(step)) for step in pipeline],
+        [build(TRANSFORMS, step) for step in pipeline],
         data_prefix=data_prefix,
         modality=modality,
         cameras=cameras,
@@ -79,7 +79,7 @@ def build_nuscenes(
 @DATASETS.register_module(name="CBGSDataset")
 def build_cbgs(dataset: Mapping[str, Any], seed: int | None = None) -> cbgs.CBGSDataset:
     """A class-balanced data set around the one that ``dataset`` describes."""
-    return cbgs.CBGSDataset(DATASETS.build(dict(dataset)), seed=seed)
+    return cbgs.CBGSDataset(build(DATASETS, dataset), seed=seed)
 
 
 @DATA_SAMPLERS.register_module(name="EpochSampler")
