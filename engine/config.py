@@ -27,6 +27,8 @@ visualizer vis_backends work_dir
 TOP_LEVEL = frozenset(_TOP_LEVEL_TEXT.split())
 # Keys that mmengine takes off before it builds the class.
 _BESIDE = {"optim_wrapper": {"constructor", "paramwise_cfg"}}
+# Read by the class that they are given to; an imported mmcv has classes of their types.
+_DESCRIPTIONS = ("conv_cfg", "norm_cfg", "act_cfg", "upsample_cfg", "decoder_layer")
 _MISSPELLED = 0.85
 _SUFFIXES = (".py", ".json", ".yaml", ".yml")
 
@@ -57,7 +59,8 @@ def _typed(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if isinstance(node.get("type"), str):
             yield path, node
         for key, value in node.items():
-            yield from _typed(value, f"{path}.{key}" if path else str(key))
+            if key not in _DESCRIPTIONS:
+                yield from _typed(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
             yield from _typed(value, f"{path}[{index}]")
