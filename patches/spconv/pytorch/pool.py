@@ -139,7 +139,9 @@ class SparseAvgPool(_Pool):
         return total / row.bincount(minlength=rows)[:, None].to(total.dtype)
 
 
-class _Max(SparseMaxPool):
+class _OfItsAxes(_Pool):
+    """A pool whose class says over how many axes."""
+
     axes: ClassVar[int]
 
     def __init__(
@@ -158,23 +160,12 @@ class _Max(SparseMaxPool):
         )
 
 
-class _Mean(SparseAvgPool):
-    axes: ClassVar[int]
+class _Max(_OfItsAxes, SparseMaxPool):
+    """Maximum."""
 
-    def __init__(
-        self,
-        kernel_size: Numbers,
-        stride: Numbers | None = None,
-        padding: Numbers = 0,
-        dilation: Numbers = 1,
-        indice_key: str | None = None,
-        algo: ConvAlgo | None = None,
-        record_voxel_count: bool = False,
-        name: str | None = None,
-    ) -> None:
-        super().__init__(
-            self.axes, kernel_size, stride, padding, dilation, indice_key, algo=algo, name=name
-        )
+
+class _Mean(_OfItsAxes, SparseAvgPool):
+    """Mean."""
 
 
 class SparseMaxPool1d(_Max):
