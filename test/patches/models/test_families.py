@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 import anybev
+from anybev.testing import host_calls
 from anybev.testing.host_calls import CALLS, LAYERS
 from anybev.testing.host_families import FAMILIES, families_table
+from anybev.testing.host_record import module_text
 from anybev.testing.host_runs import build, run
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -54,3 +56,7 @@ def test_table_has_every_installed_family(configs: Path) -> None:
 def test_page_has_the_table() -> None:
     page = Path(anybev.__file__).resolve().parents[2] / "docs/host.md"
     assert families_table() in page.read_text()
+
+
+def test_the_record_is_as_its_script_writes_it() -> None:
+    assert module_text(CALLS, LAYERS) == Path(host_calls.__file__).read_text()
