@@ -2,11 +2,14 @@
 
 The compiled part is optional. Without torch in the environment, without a C++ compiler, or with
 ``ANYBEV_BUILD=0`` the package installs on its plain-PyTorch references and ``anybev env`` says so.
+``anybev/_C_cuda``, the CUDA kernels, is built where nvcc is and torch is a CUDA build, or anywhere
+nvcc is with ``ANYBEV_BUILD_CUDA=1``.
 """
 
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -44,6 +47,10 @@ ISA_FLAGS = {
 }
 
 
+# Graphics processors that the CUDA kernels are compiled for; newer ones compile the last one's PTX.
+CUDA_ARCHITECTURES = ("80", "90", "100")
+
+
 def check_links() -> None:
     """Stop when a stage under src/anybev is not a directory: the package would lack it silently."""
     broken = [s for s in STAGES if not (ROOT / "src" / "anybev" / s).is_dir()]
@@ -53,6 +60,49 @@ def check_links() -> None:
             "copy lost its symbolic links; clone with `git clone -c core.symlinks=true`, or unpack "
             "the archive with tar"
         )
+
+
+def include_dirs(torch_root: Path) -> list[str]:
+    """Headers of the package and of torch."""
+    torch_include = torch_root / "include"
+    api = torch_include / "torch" / "csrc" / "api" / "include"
+    return [str(ROOT / "csrc"), str(torch_include), str(api)]
+
+
+def sources(*patterns: str) -> list[str]:
+    """Files under csrc, by pattern."""
+    return sorted(str(p.relative_to(ROOT)) for f in patterns for p in ROOT.glob(f"csrc/{f}"))
+
+
+def nvcc() -> str | None:
+    """The CUDA compiler, of CUDA_HOME where that is set."""
+    home = os.environ.get("CUDA_HOME")
+    return shutil.which("nvcc", path=str(Path(home) / "bin") if home else None)
+
+
+def cuda_home() -> Path:
+    """Folder of the CUDA toolkit, as nvcc itself says: what is on PATH may be a wrapper."""
+    command = [str(nvcc()), "--dryrun", "-c", "any.cu"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    tops = [line.partition("TOP=")[2] for line in said.splitlines() if "TOP=" in line]
+    if not tops:
+        sys.exit(f"{command[0]} --dryrun must name its folder as TOP=..., got {said[:200]!r}")
+    return Path(tops[0].strip()).resolve()
+
+
+def wants_cuda(torch_is_cuda: bool) -> bool:
+    """Whether the CUDA kernels are built: with a CUDA torch, or when ANYBEV_BUILD_CUDA says so."""
+    asked = os.environ.get("ANYBEV_BUILD_CUDA", "").strip() or "auto"
+    if asked not in ("0", "1", "auto"):
+        sys.exit(f"ANYBEV_BUILD_CUDA must be 0, 1 or auto, got {asked!r}")
+    if asked == "0" or (asked == "auto" and not torch_is_cuda):
+        return False
+    if nvcc() is None:
+        if asked == "1":
+            sys.exit("ANYBEV_BUILD_CUDA=1: nvcc must be on PATH or in CUDA_HOME/bin, got neither")
+        print("anybev: no nvcc; CUDA kernels are left out", file=sys.stderr)
+        return False
+    return True
 
 
 def extensions() -> list[Extension]:
@@ -68,27 +118,31 @@ def extensions() -> list[Extension]:
         print("anybev: no C++ compiler; compiled operators are left out", file=sys.stderr)
         return []
     torch_root = Path(torch.__file__).parent
+    common = {
+        "include_dirs": include_dirs(torch_root),
+        "depends": sources("**/*.h"),
+        "language": "c++",
+    }
+    libraries = ["c10", "torch_cpu", "torch"]
+    folders = [str(torch_root / "lib")]
     # csrc/host works on pictures in the data path; csrc/benchmark holds what benchmarks compare
     # with, no model calls it.
-    folders = ("ops/cpu", "host", "benchmark")
-    sources = sorted(
-        str(p.relative_to(ROOT)) for folder in folders for p in ROOT.glob(f"csrc/{folder}/*.cpp")
-    )
-    return [
-        Extension(
-            "anybev._C",
-            sources,
-            include_dirs=[
-                str(ROOT / "csrc"),
-                str(torch_root / "include"),
-                str(torch_root / "include" / "torch" / "csrc" / "api" / "include"),
-            ],
-            library_dirs=[str(torch_root / "lib")],
-            libraries=["c10", "torch_cpu", "torch"],
-            depends=[str(p) for p in ROOT.glob("csrc/**/*.h")],
-            language="c++",
-        )
+    files = sources("ops/cpu/*.cpp", "host/*.cpp", "benchmark/*.cpp")
+    found = [
+        Extension("anybev._C", files, library_dirs=folders, libraries=libraries, **common),
     ]
+    if wants_cuda(torch.version.cuda is not None):
+        home = cuda_home()
+        common["include_dirs"] = [*common["include_dirs"], str(home / "include")]
+        # The runtime is linked in: torch's may be another minor version. Both work on the device's
+        # one primary context.
+        libraries = [*libraries, "cudart_static", "dl", "rt", "pthread"]
+        folders = [*folders, str(home / "lib64"), str(home / "targets" / "x86_64-linux" / "lib")]
+        files = sources("ops/cuda/*.cu", "ops/cuda/*.cpp")
+        found.append(
+            Extension("anybev._C_cuda", files, library_dirs=folders, libraries=libraries, **common)
+        )
+    return found
 
 
 def is_stale(target: Path) -> bool:
@@ -101,27 +155,55 @@ def is_stale(target: Path) -> bool:
     return any(not Path(f).exists() or Path(f).stat().st_mtime >= built for f in files)
 
 
+def is_ours(folder: str) -> bool:
+    """Whether headers in the folder are the package's own, whose warnings count."""
+    return Path(folder).is_relative_to(ROOT / "csrc")
+
+
+def host_flags(include_dirs: list[str]) -> list[str]:
+    """Flags of the C++ compiler."""
+    # -ffp-contract=off: a fused multiply-add in key and cell arithmetic moves points between
+    # cells; kernels that want FMAs use intrinsics. OpenMP's runtime is the one torch loads, so
+    # nothing is linked for it.
+    flags = ["-std=c++20", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-Wall", "-Wextra"]
+    flags += ["-Wno-unused-parameter", "-fvisibility=hidden", "-DNDEBUG"]
+    return flags + [f"-I{d}" if is_ours(d) else f"-isystem{d}" for d in include_dirs]
+
+
+def cuda_flags(include_dirs: list[str]) -> list[str]:
+    """Flags of nvcc: every architecture's code, and PTX of the last for newer ones."""
+    chosen = os.environ.get("ANYBEV_CUDA_ARCHS", "").strip()
+    archs = chosen.split(";") if chosen else CUDA_ARCHITECTURES
+    if not all(a.isdigit() for a in archs):
+        sys.exit(f"ANYBEV_CUDA_ARCHS must be numbers such as 80;90, got {chosen!r}")
+    # --fmad=false for the same reason as -ffp-contract=off.
+    flags = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DNDEBUG"]
+    flags += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]
+    flags += [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    flags += [f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+    return flags + [f"-I{d}" for d in include_dirs if is_ours(d)]
+
+
 class BuildKernels(build_ext):
     """Compiles each source with the flags of its instruction set, ``MAX_JOBS`` at a time."""
 
     def build_extension(self, ext: Extension) -> None:
         compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
-        # -ffp-contract=off: a fused multiply-add in key and cell arithmetic moves points between
-        # cells; kernels that want FMAs use intrinsics. OpenMP's runtime is the one torch loads, so
-        # nothing is linked for it.
-        base = ["-std=c++20", "-O3", "-fPIC", "-fopenmp", "-ffp-contract=off", "-Wall", "-Wextra"]
-        base += ["-Wno-unused-parameter", "-fvisibility=hidden", "-DNDEBUG"]
-        base += [f"-isystem{d}" if "torch" in d else f"-I{d}" for d in ext.include_dirs]
-        folder = Path(self.build_temp) / "kernels"
+        folder = Path(self.build_temp) / "kernels" / ext.name.rpartition(".")[2]
         folder.mkdir(parents=True, exist_ok=True)
 
         def compile_one(source: str) -> str:
-            target = folder / (Path(source).stem + ".o")
-            if is_stale(target):
+            target = folder / (Path(source).name + ".o")
+            if not is_stale(target):
+                return str(target)
+            if source.endswith(".cu"):
+                command = [str(nvcc()), *cuda_flags(ext.include_dirs)]
+            else:
                 isa = next((f for s, f in ISA_FLAGS.items() if Path(source).stem.endswith(s)), [])
                 # Elsewhere these files are empty: their code stands behind __x86_64__.
-                flags = isa if platform.machine().lower() in ("x86_64", "amd64") else []
-                self.spawn([compiler, *base, *flags, "-MMD", "-c", source, "-o", str(target)])
+                isa = isa if platform.machine().lower() in ("x86_64", "amd64") else []
+                command = [compiler, *host_flags(ext.include_dirs), *isa]
+            self.spawn([*command, "-MMD", "-c", source, "-o", str(target)])
             return str(target)
 
         jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))

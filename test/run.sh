@@ -6,9 +6,18 @@ ruff check .
 ruff format --check .
 lint-imports
 mypy
-find csrc \( -name "*.cpp" -o -name "*.h" \) -exec clang-format --dry-run --Werror {} +
+find csrc \( -name "*.cpp" -o -name "*.h" -o -name "*.cu" -o -name "*.cuh" \) -exec clang-format --dry-run --Werror {} +
 shellcheck -x -P SCRIPTDIR install.sh requirements/*.sh test/*.sh test/common/*.sh tools/*.sh
 shfmt -d -i 2 -ci test/*.sh test/common/*.sh tools/*.sh
 marks="not slow"
 [[ ${ANYBEV_TEST_SLOW:-0} == 1 ]] && marks=""
-exec python -m pytest -m "$marks" --durations=15
+# The CUDA kernels: compiled where nvcc is, and run thread by thread on the processor.
+if command -v nvcc >/dev/null; then
+  ANYBEV_BUILD_CUDA=1 ANYBEV_CUDA_ARCHS=${ANYBEV_CUDA_ARCHS:-90} MAX_JOBS=${MAX_JOBS:-$(nproc)} \
+    python setup.py -q build_ext --inplace
+else
+  echo "no nvcc: the CUDA kernels are not compiled here"
+fi
+library=$(python -m anybev.testing.cuda_emulation)
+ANYBEV_NATIVE_LIBRARY=$library python -m pytest -m "$marks" test/device/ops
+python -m pytest -m "$marks" --durations=15

@@ -3,3 +3,4 @@
 from anybev.device.ops import _native
 
 _native.load()
+_native.load_cuda()

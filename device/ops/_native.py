@@ -34,16 +34,42 @@ DECLARED: dict[str, frozenset[str]] = {
 
 @cache
 def load() -> str | None:
-    """Load ``anybev/_C`` once; return None, or why there are no compiled kernels."""
-    spec = importlib.util.find_spec("anybev")
-    folder = Path(next(iter(spec.submodule_search_locations or [])))  # type: ignore[union-attr]
-    libraries = sorted(folder.glob("_C*.so"))
+    """Load ``anybev/_C``, or the library that ``ANYBEV_NATIVE_LIBRARY`` names, once.
+
+    Returns:
+        None, or why there are no compiled kernels.
+    """
+    other = envs.native_library()
+    if other is not None:
+        return _load(other)
+    libraries = _built("_C")
     if not libraries:
         return "no compiled kernels: run install.sh on a machine with a C++ compiler"
+    return _load(libraries[0])
+
+
+@cache
+def load_cuda() -> str | None:
+    """Load ``anybev/_C_cuda`` once; return None, or why there are no CUDA kernels."""
+    if envs.native_library() is not None:
+        return "ANYBEV_NATIVE_LIBRARY is loaded in their place"
+    libraries = _built("_C_cuda")
+    if not libraries:
+        return "no CUDA kernels: run install.sh --backend cuda on a machine with nvcc"
+    return _load(libraries[0])
+
+
+def _built(stem: str) -> list[Path]:
+    spec = importlib.util.find_spec("anybev")
+    folder = Path(next(iter(spec.submodule_search_locations or [])))  # type: ignore[union-attr]
+    return sorted(folder.glob(f"{stem}.*so"))
+
+
+def _load(library: Path) -> str | None:
     try:
-        torch.ops.load_library(str(libraries[0]))
+        torch.ops.load_library(str(library))
     except OSError as error:
-        return f"{libraries[0].name} does not load ({error}); run install.sh again"
+        return f"{library.name} does not load ({error}); run install.sh again"
     return None
 
 

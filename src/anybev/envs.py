@@ -3,7 +3,7 @@
 | variable | meaning | default |
 |---|---|---|
 | ``ANYBEV_BACKEND`` | ``cpu``, ``cuda`` or ``npu`` instead of probing | probe |
-| ``ANYBEV_OPS`` | list of ``<operator>=reference``: force operators to their reference | none |
+| ``ANYBEV_OPS`` | list of ``<operator>=reference`` or ``=triton``: force implementations | none |
 | ``ANYBEV_PATCHES_OFF`` | patches of mmdetection3d that are left out: ids, by commas | none |
 | ``ANYBEV_MMDET3D_SRC`` | a checkout of mmdetection3d, for tests of its projects | none |
 | ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than declared is an error | ``0`` |
@@ -11,6 +11,12 @@
 | ``ANYBEV_WEIGHTS`` | folder of pretrained weights that configs name by URL | ``weights`` |
 | ``ANYBEV_TEST_DATA`` | real sample data and golden packs that tests use | ``../shared`` |
 | ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
+| ``ANYBEV_BUILD_CUDA`` | ``1``: CUDA kernels also without a CUDA torch, ``0``: never (read by
+  setup.py) | with a CUDA torch and nvcc |
+| ``ANYBEV_CUDA_ARCHS`` | architectures of the CUDA kernels (read by setup.py) | ``80;90;100`` |
+| ``ANYBEV_NATIVE_LIBRARY`` | compiled operators to load in place of the package's | none |
+| ``ANYBEV_EMULATION_SEED`` | order of threads in emulated CUDA kernels (read by csrc/emulation)
+  | ascending |
 | ``ANYBEV_TORCH_INDEX`` | package index of torch (read by install.sh) | pip's default |
 | ``WORLD_SIZE``, ``NODE_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``, ``NUM_GPU_PER_NODE`` | a
   cluster's job, ``WORLD_SIZE`` being its number of nodes: read by launchers | flags |
@@ -26,6 +32,7 @@ import os
 from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "npu")
+IMPLEMENTATIONS = ("reference", "triton")  # what a user may force an operator to
 JOB_STARTED = "ANYBEV_JOB_STARTED"
 JOB_ROUND = "ANYBEV_JOB_ROUND"
 JOB_LAUNCHER = "ANYBEV_JOB_LAUNCHER"
@@ -66,19 +73,28 @@ def backend() -> str | None:
     return value
 
 
-def forced_references() -> frozenset[str]:
-    """Operators that ``ANYBEV_OPS`` forces to their plain-PyTorch reference.
+def forced_implementations() -> dict[str, str]:
+    """Operator -> ``reference`` or ``triton``, of those that ``ANYBEV_OPS`` names.
 
     Raises:
-        ValueError: an entry is not ``<operator>=reference``.
+        ValueError: an entry is not ``<operator>=reference`` or ``<operator>=triton``.
     """
-    forced = set()
+    forced = {}
     for entry in filter(None, os.environ.get("ANYBEV_OPS", "").replace(" ", "").split(",")):
         name, _, choice = entry.partition("=")
-        if not name or choice != "reference":
-            raise ValueError(f"ANYBEV_OPS must be a list of <operator>=reference, got {entry!r}")
-        forced.add(name)
-    return frozenset(forced)
+        if not name or choice not in IMPLEMENTATIONS:
+            raise ValueError(
+                "ANYBEV_OPS must be a list of <operator>=reference or <operator>=triton, got "
+                f"{entry!r}"
+            )
+        forced[name] = choice
+    return forced
+
+
+def forced_references() -> frozenset[str]:
+    """Operators that ``ANYBEV_OPS`` forces to their plain-PyTorch reference."""
+    forced = forced_implementations()
+    return frozenset(name for name, choice in forced.items() if choice == "reference")
 
 
 def patches_off() -> frozenset[str]:
@@ -91,6 +107,12 @@ def patches_off() -> frozenset[str]:
 def mmdet3d_source() -> Path | None:
     """The user's checkout of mmdetection3d, or None."""
     value = os.environ.get("ANYBEV_MMDET3D_SRC", "").strip()
+    return Path(value) if value else None
+
+
+def native_library() -> Path | None:
+    """Compiled operators to load in place of the package's own, or None."""
+    value = os.environ.get("ANYBEV_NATIVE_LIBRARY", "").strip()
     return Path(value) if value else None
 
 

@@ -5,7 +5,12 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from anybev import envs
+from anybev.device.ops import _native
 from anybev.device.ops._contract import CONTRACTS
+
+if envs.native_library() is not None and _native.load() is not None:
+    pytest.exit(f"ANYBEV_NATIVE_LIBRARY: {_native.load()}", returncode=1)
 
 
 @pytest.fixture(params=["native", "reference"])
