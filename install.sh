@@ -156,6 +156,18 @@ build() {
     check "C++ compiler: none, so every operator runs on its plain-PyTorch reference, correct but" \
       "slow; for the compiled ones: apt-get install g++, then run install.sh again"
   fi
+  if [[ $backend == cuda && -n $compiler ]]; then
+    local nvcc
+    nvcc=$(command -v "${CUDA_HOME:+$CUDA_HOME/bin/}nvcc" || true)
+    if [[ -n $nvcc ]]; then
+      check "CUDA compiler: $nvcc; building the CUDA kernels"
+      export ANYBEV_BUILD_CUDA=${ANYBEV_BUILD_CUDA:-1}
+    else
+      check "CUDA compiler: none, so on the GPU every operator runs on its plain-PyTorch reference;" \
+        "for the compiled ones: install the CUDA toolkit 12.8 or newer (nvcc on PATH, or CUDA_HOME)" \
+        "and run install.sh again"
+    fi
+  fi
   MAX_JOBS=${MAX_JOBS:-$(nproc)} pip_install --no-build-isolation --no-deps --editable .
 }
 

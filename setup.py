@@ -170,12 +170,23 @@ def host_flags(include_dirs: list[str]) -> list[str]:
     return flags + [f"-I{d}" if is_ours(d) else f"-isystem{d}" for d in include_dirs]
 
 
+def cuda_architectures() -> list[str]:
+    """``ANYBEV_CUDA_ARCHS``, or those of the usual ones that this nvcc knows."""
+    chosen = os.environ.get("ANYBEV_CUDA_ARCHS", "").strip()
+    archs = chosen.split(";") if chosen else list(CUDA_ARCHITECTURES)
+    listed = subprocess.run([str(nvcc()), "--list-gpu-arch"], capture_output=True, text=True)
+    known = [a for a in archs if f"compute_{a}" in listed.stdout.split()]
+    if not known or (chosen and known != archs):
+        sys.exit(
+            f"ANYBEV_CUDA_ARCHS must be numbers such as 80;90 that {nvcc()} knows "
+            f"({' '.join(listed.stdout.split())}), got {';'.join(archs)}"
+        )
+    return known
+
+
 def cuda_flags(include_dirs: list[str]) -> list[str]:
     """Flags of nvcc: every architecture's code, and PTX of the last for newer ones."""
-    chosen = os.environ.get("ANYBEV_CUDA_ARCHS", "").strip()
-    archs = chosen.split(";") if chosen else CUDA_ARCHITECTURES
-    if not all(a.isdigit() for a in archs):
-        sys.exit(f"ANYBEV_CUDA_ARCHS must be numbers such as 80;90, got {chosen!r}")
+    archs = cuda_architectures()
     # --fmad=false for the same reason as -ffp-contract=off.
     flags = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DNDEBUG"]
     flags += ["-Xcompiler=-fPIC,-fvisibility=hidden,-Wall"]

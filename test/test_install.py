@@ -53,6 +53,19 @@ def test_the_host_stack_is_left_out_on_request(tmp_path: Path) -> None:
     assert "host.txt" not in result.stderr
 
 
+def test_cuda_builds_its_kernels_where_nvcc_is(tmp_path: Path) -> None:
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.write_text("#!/bin/sh\n")
+    flags = ("--dry-run", "--backend=cuda", f"--venv={tmp_path / 'venv'}")
+    nvcc.chmod(0o755)
+    result = install(*flags, CUDA_HOME=str(tmp_path / "cuda"))
+    assert f"CUDA compiler: {nvcc}; building the CUDA kernels" in result.stderr
+    result = install(*flags, CUDA_HOME=str(tmp_path / "nowhere"))
+    assert result.returncode == 0, result.stderr
+    assert "CUDA compiler: none" in result.stderr
+
+
 def test_npu_takes_the_pair_that_mx_driving_allows(tmp_path: Path) -> None:
     result = install("--dry-run", "--backend", "npu", "--venv", str(tmp_path / "venv"))
     assert "torch==2.7.1 torch-npu==2.7.1 mx-driving==26.2.0.post2" in result.stderr
