@@ -231,7 +231,9 @@ check_links()
 setup(
     packages=find_packages("src"),
     package_dir={"": "src"},
-    package_data={"anybev": ["py.typed", "configs/**/*.py", "patches/*.toml"]},
+    package_data={
+        "anybev": ["py.typed", "configs/**/*.py", "patches/*.toml", "testing/simnpu/native/*"]
+    },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernels},
 )

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.registry import DefaultScope
 
 from anybev import envs
+
+if envs.simulate() == "npu":  # before mmengine, which looks for devices when it is imported
+    from anybev.testing import simnpu
+
+    simnpu.activate()
+
+from mmengine.registry import DefaultScope
+
 from anybev.datasets.nuscenes_infos import create_nuscenes_infos
 from anybev.datasets.synthetic.nuscenes import write_nuscenes
 

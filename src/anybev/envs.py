@@ -10,6 +10,7 @@
 | ``ANYBEV_TRACEBACK`` | ``1``: bad input shows its traceback, not one line | ``0`` |
 | ``ANYBEV_WEIGHTS`` | folder of pretrained weights that configs name by URL | ``weights`` |
 | ``ANYBEV_TEST_DATA`` | real sample data and golden packs that tests use | ``../shared`` |
+| ``ANYBEV_SIMULATE`` | ``npu``: tests run in a process with simulated npu devices | none |
 | ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
 | ``ANYBEV_BUILD_CUDA`` | ``1``: CUDA kernels also without a CUDA torch, ``0``: never (read by
   setup.py) | with a CUDA torch and nvcc |
@@ -32,6 +33,7 @@ import os
 from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "npu")
+OPS = "ANYBEV_OPS"
 IMPLEMENTATIONS = ("reference", "triton")  # what a user may force an operator to
 JOB_STARTED = "ANYBEV_JOB_STARTED"
 JOB_ROUND = "ANYBEV_JOB_ROUND"
@@ -134,6 +136,18 @@ def weights_dir() -> Path:
 def test_data() -> Path:
     """Folder of the real sample data and golden packs (it may be missing: tests then skip)."""
     return Path(os.environ.get("ANYBEV_TEST_DATA", "../shared")).resolve()
+
+
+def simulate() -> str:
+    """Kind of device that tests simulate: ``npu``, or "" for none.
+
+    Raises:
+        ValueError: the variable holds another word.
+    """
+    value = os.environ.get("ANYBEV_SIMULATE", "").strip().lower()
+    if value not in ("", "npu"):
+        raise ValueError(f"ANYBEV_SIMULATE must be npu or empty, got {value!r}")
+    return value
 
 
 def cluster() -> dict[str, tuple[str, str]]:
