@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -195,6 +197,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         dist.barrier()
     finally:
         dist.destroy_process_group()
+    # DistributedDataParallel keeps the group, and so gloo's threads, beyond this point. One that
+    # lets go of a tensor while the interpreter ends aborts the process (pytorch/pytorch#179291).
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
