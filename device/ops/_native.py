@@ -27,7 +27,11 @@ DECLARED: dict[str, frozenset[str]] = {
             "bev_pool",
         }
     ),
-    "cuda": frozenset(),
+    "cuda": frozenset(
+        {
+            "points_in_boxes",
+        }
+    ),
     "npu": frozenset(),
 }
 
@@ -73,8 +77,9 @@ def _load(library: Path) -> str | None:
     return None
 
 
-def why_missing(operator: str) -> str:
-    """One phrase on why ``operator`` runs on its reference."""
+def why_missing(operator: str, device: str = "cpu") -> str:
+    """One phrase on why ``operator`` runs on its reference on a type of device."""
     if operator in envs.forced_references():
         return f"ANYBEV_OPS forces {operator} to it"
-    return load() or "this build has no kernel for it"
+    why = load_cuda() if device == "cuda" else load()
+    return why or "this build has no kernel for it"
