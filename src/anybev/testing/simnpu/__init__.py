@@ -51,10 +51,11 @@ def activate(devices: int = 2, strict: bool = True) -> None:
     # A torch_npu that is installed must not be loaded by processes that start from here.
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     torch.utils.rename_privateuse1_backend("npu")
-    torch.ops.load_library(str(_build.library()))
+    library = _build.library()
+    torch.ops.load_library(str(library))
     torch.ops.simnpu.install(devices, strict)
     _torch_npu.register(runtime)
-    _hccl.register()
+    _hccl.register(library)
     torch.autograd.set_multithreading_enabled(False)
     trap_cuda()
     _active["devices"] = devices

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,6 +82,7 @@ def _run(command: list[str]) -> None:
 def _compile(sources: list[Path], target: Path) -> None:
     compiler, root = _compiler(), Path(torch.__file__).parent
     include = [root / "include", root / "include" / "torch" / "csrc" / "api" / "include"]
+    include.append(Path(sysconfig.get_paths()["include"]))
     flags = [*_FLAGS, *(f"-isystem{path}" for path in include)]
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
@@ -93,6 +95,6 @@ def _compile(sources: list[Path], target: Path) -> None:
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             objects = list(pool.map(compile_one, sources))
         linked = folder / target.name
-        libraries = [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+        libraries = [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
         _run([compiler, "-shared", *objects, "-o", str(linked), *libraries])
         linked.replace(target)

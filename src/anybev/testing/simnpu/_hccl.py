@@ -1,32 +1,30 @@
 """Collectives named ``hccl``: gloo between processes, on copies of the device's tensors."""
 
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from torch.futures import Future
 
 
-def _done(value: Any) -> Any:
-    from torch._C._distributed_c10d import _create_work_from_future
+def register(library: Path) -> None:
+    """Make ``hccl`` a backend of torch.distributed, for tensors on npu alone.
 
-    future: Future[Any] = Future()
-    future.set_result(value)
-    return _create_work_from_future(future)
+    Args:
+        library: the compiled backend, which is a Python module too.
+    """
+    if not dist.is_available():
+        return
+    loader = ExtensionFileLoader("simnpu_native", str(library))
+    spec = spec_from_loader(loader.name, loader)
+    if spec is None:
+        raise ImportError(f"simnpu: {library} must be a Python module")
+    native = module_from_spec(spec)
+    loader.exec_module(native)
 
+    def create(store: Any, rank: int, size: int, timeout: Any) -> Any:
+        gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
+        return native.hccl(gloo, rank, size)
 
-class SimulatedHccl(dist.ProcessGroup):
-    """HCCL as far as data-parallel training uses it; a tensor of another device is an error."""
-
-    def __init__(self, store: Any, rank: int, size: int, timeout: Any) -> None:
-        super().__init__(rank, size)
-        self._gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
-
-    def getBackendName(self) -> str:
-        """Name by which torch knows it."""
-        return "hccl"
-
-
-def register() -> None:
-    """Make ``hccl`` a backend of torch.distributed, for npu."""
-    if dist.is_available() and not hasattr(dist.Backend, "HCCL"):
-        dist.Backend.register_backend("hccl", SimulatedHccl, devices=["npu"])
+    dist.Backend.register_backend("hccl", create, devices=["npu"])
