@@ -8,6 +8,7 @@ import click
 
 import anybev
 from anybev import envs
+from anybev.engine.check.cli import check
 from anybev.patches.cli import patches
 from anybev.reporting.cli import report
 from anybev.reporting.regress_cli import regress
@@ -236,6 +237,7 @@ def validate_data(
     ctx.exit(1 if report.count("error") else 0)
 
 
+main.add_command(check)
 main.add_command(patches)
 main.add_command(report)
 main.add_command(regress)

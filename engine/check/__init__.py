@@ -1,0 +1,1 @@
+"""`anybev check`: does this machine compute what the reference computes."""
