@@ -3,9 +3,11 @@
 Every operator is defined twice in the torch.library namespace ``anybev``: under its own name, which
 compiled kernels implement per dispatch key, and under ``<name>_reference``, which only the
 plain-PyTorch reference implements. Wrappers call the object; it picks the second when the user
-forces the reference through ``ANYBEV_OPS``.
+forces the reference through ``ANYBEV_OPS``. An operator with a Triton kernel, one source for several
+devices, is there a third time, under ``<name>_triton``, for whoever forces that.
 """
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +43,8 @@ class Contract:
         reference: plain-PyTorch implementation for any device.
         fake: shape and dtype of the result for FakeTensor.
         public: name under which ``ANYBEV_OPS`` and the status table know the operator.
+        triton: function of ``anybev.device.triton.<public>`` that computes it, if there is one; the
+            module is imported by the first call.
     """
 
     def __init__(
@@ -51,17 +55,37 @@ class Contract:
         reference: Callable[..., Any],
         fake: Callable[..., Any],
         public: str | None = None,
+        triton: str | None = None,
     ) -> None:
         self.name = name
         self.public = public or name
+        self.triton = triton
         for qualified in self._names():
             _LIBRARY.define(f"{qualified}{arguments}", tags=(torch.Tag.pt2_compliant_tag,))
-            _LIBRARY.impl(qualified, reference, "CompositeExplicitAutograd")
+            kernel = self._call_triton if qualified.endswith("_triton") else reference
+            _LIBRARY.impl(qualified, kernel, "CompositeExplicitAutograd")
             torch.library.register_fake(f"{NAMESPACE}::{qualified}", fake, lib=_LIBRARY)
         CONTRACTS[name] = self
 
-    def _names(self) -> tuple[str, str]:
-        return self.name, f"{self.name}_reference"
+    def _names(self) -> tuple[str, ...]:
+        names = self.name, f"{self.name}_reference"
+        return (*names, f"{self.name}_triton") if self.triton else names
+
+    def _call_triton(self, *args: Any) -> Any:
+        package = importlib.import_module("anybev.device.triton")
+        package.check_installed(self.public)
+        module = importlib.import_module(f"anybev.device.triton.{self.public}")
+        return getattr(module, str(self.triton))(*args)
+
+    def _forced(self) -> str | None:
+        choice = envs.forced_implementations().get(self.public)
+        if choice == "triton" and not self.triton:
+            others = ", ".join(sorted({c.public for c in CONTRACTS.values() if c.triton}))
+            raise ValueError(
+                f"ANYBEV_OPS: {self.public} must be reference, for there is no Triton kernel of it, "
+                f"got triton; operators that have one: {others}"
+            )
+        return choice
 
     def register_autograd(
         self, backward: Callable[..., Any], *, setup_context: Callable[..., None]
@@ -84,13 +108,13 @@ class Contract:
 
     def overload(self) -> Any:
         """The torch operator that a call goes to now."""
-        forced = self.public in envs.forced_references()
-        return getattr(torch.ops.anybev, self.name + ("_reference" if forced else "")).default
+        forced = self._forced()
+        return getattr(torch.ops.anybev, f"{self.name}_{forced}" if forced else self.name).default
 
     def implementation(self, backend: str) -> str:
-        """``native``, ``vendor`` or ``reference`` for ``cpu``, ``cuda`` or ``npu``."""
-        if self.public in envs.forced_references():
-            return "reference"
+        """``native``, ``vendor``, ``triton`` or ``reference`` for ``cpu``, ``cuda`` or ``npu``."""
+        if forced := self._forced():
+            return forced
         key = _DISPATCH_KEYS[backend]
         if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{self.name}", key):
             return "vendor" if backend == "npu" else "native"
@@ -113,5 +137,5 @@ class Contract:
         if declared and self.implementation(device) == "reference":
             raise envs.MachineError(
                 f"{self.public}: kernel on {device} must be native (ANYBEV_REQUIRE_NATIVE=1), got "
-                f"the reference; {_native.why_missing(self.public)}"
+                f"the reference; {_native.why_missing(self.public, device)}"
             )

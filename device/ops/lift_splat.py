@@ -102,6 +102,7 @@ _CONTRACT = Contract(
     f"(Tensor logits, {_GEOMETRY}) -> Tensor",
     reference=_reference,
     fake=_fake,
+    triton="forward",
 )
 _BACKWARD = Contract(
     "lift_splat_backward",
@@ -109,6 +110,7 @@ _BACKWARD = Contract(
     reference=_backward_reference,
     fake=_backward_fake,
     public="lift_splat",
+    triton="backward",
 )
 
 

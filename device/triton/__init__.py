@@ -1,0 +1,82 @@
+"""Kernels written once in Triton, for CUDA and Ascend; chosen with ``<operator>=triton``.
+
+This package imports without triton. A module of kernels imports it, so it is imported by the call
+that needs it.
+"""
+
+import contextlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from anybev import envs
+
+# Ascend numbers programs in 16 bits; kernels loop over their tasks.
+_MAX_PROGRAMS = (1 << 16) - 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """How a kernel is called on a real problem, for compiling it where it cannot run.
+
+    Attributes:
+        kernel: the function that ``triton.jit`` made.
+        signature: argument -> Triton's type, constants left out.
+        constants: constexpr argument -> value.
+        block: the constant to enlarge until a tile no longer fits on the device.
+    """
+
+    kernel: Any
+    signature: Mapping[str, str]
+    constants: Mapping[str, int] = field(default_factory=dict)
+    block: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the kernel."""
+        return str(self.kernel.fn.__name__)
+
+
+def check_installed(operator: str) -> None:
+    """Raise unless triton can be imported.
+
+    Raises:
+        MachineError: it cannot.
+    """
+    if importlib.util.find_spec("triton") is None:
+        raise envs.MachineError(
+            f"{operator}: triton must be installed for ANYBEV_OPS={operator}=triton, got none; try "
+            "pip install triton (CUDA) or triton-ascend (Ascend)"
+        )
+
+
+def check_runs_on(operator: str, kernel: Any, device: torch.device) -> None:
+    """Raise unless triton compiles ``kernel`` for ``device`` or interprets it.
+
+    Raises:
+        MachineError: the device is the CPU and the kernel is not interpreted.
+    """
+    from triton import JITFunction
+
+    if device.type == "cpu" and isinstance(kernel, JITFunction):
+        raise envs.MachineError(
+            f"{operator}: logits must be on a device that Triton compiles for, got cpu; try "
+            f"ANYBEV_OPS without {operator}=triton"
+        )
+
+
+def launch(kernel: Any, tasks: int, device: torch.device, *args: Any, **constants: int) -> None:
+    """Run ``kernel`` on the current stream of ``device``, one program a task where they may be.
+
+    Multiplications and additions stay apart: each rounds as in the contracts.
+    """
+    if not tasks:
+        return
+    guard: Any = contextlib.nullcontext()
+    if device.index is not None:
+        guard = torch.get_device_module(device).device(device.index)
+    with guard:
+        kernel[(min(tasks, _MAX_PROGRAMS),)](*args, **constants, enable_fp_fusion=False)
