@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from anybev import envs
+from anybev.device.npu import adapters
 from anybev.device.ops import _native
 
 NAMESPACE = "anybev"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA", "npu": "PrivateUse1"}
 _AUTOCAST_DEVICES = ("cpu", "cuda")
+_NPU_AUTOCAST = torch._C.DispatchKey.AutocastPrivateUse1
 
 CONTRACTS: dict[str, "Contract"] = {}
 
@@ -31,6 +33,17 @@ def _mark_non_differentiable(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _refuse_gradient(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError("operator without a gradient: its outputs must not reach backward()")
+
+
+def _register_npu_autocast(name: str, dtype: torch.dtype) -> None:
+    """As ``torch.library.register_autocast``, which knows no npu before torch_npu is imported."""
+
+    def cast(_: Any, *args: Any) -> Any:
+        overload = getattr(torch.ops.anybev, name).default
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_NPU_AUTOCAST)):
+            return overload(*torch.amp.autocast_mode._cast(args, "npu", dtype))
+
+    _LIBRARY.impl(name, cast, "AutocastPrivateUse1", with_keyset=True)
 
 
 class Contract:
@@ -65,6 +78,8 @@ class Contract:
             kernel = self._call_triton if qualified.endswith("_triton") else reference
             _LIBRARY.impl(qualified, kernel, "CompositeExplicitAutograd")
             torch.library.register_fake(f"{NAMESPACE}::{qualified}", fake, lib=_LIBRARY)
+        if name in adapters.ADAPTERS:
+            _LIBRARY.impl(name, adapters.kernel(name, self.public, reference), "PrivateUse1")
         CONTRACTS[name] = self
 
     def _names(self) -> tuple[str, ...]:
@@ -105,6 +120,7 @@ class Contract:
         for name in self._names():
             for device in _AUTOCAST_DEVICES:
                 torch.library.register_autocast(f"{NAMESPACE}::{name}", device, dtype, lib=_LIBRARY)
+            _register_npu_autocast(name, dtype)
 
     def overload(self) -> Any:
         """The torch operator that a call goes to now."""
@@ -116,6 +132,8 @@ class Contract:
         if forced := self._forced():
             return forced
         key = _DISPATCH_KEYS[backend]
+        if backend == "npu" and not adapters.installed():
+            return "reference"
         if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{self.name}", key):
             return "vendor" if backend == "npu" else "native"
         return "reference"

@@ -19,8 +19,8 @@ from anybev.device.ops._contract import Contract
 _CELL_LIMIT = (1 << 31) - 1
 
 
-def _cells(coords: Tensor, batch_size: int, grid: Sequence[int]) -> Tensor:
-    """Linear cell of each point, int64, (b, x, y, z) ascending."""
+def linear_cells(coords: Tensor, batch_size: int, grid: Sequence[int]) -> Tensor:
+    """Linear cell of each point, int64, (b, x, y, z) ascending; ValueError for one outside."""
     bounds = (batch_size, *grid)
     if coords.shape[0]:
         low, high = torch.aminmax(coords, dim=0)
@@ -39,7 +39,7 @@ def _reference(features: Tensor, coords: Tensor, batch_size: int, grid: Sequence
     wide = sum_dtype(features.dtype)
     channels = features.shape[1]
     out = features.new_zeros((batch_size * nx * ny * nz, channels), dtype=wide)
-    out.index_add_(0, _cells(coords, batch_size, grid), features.to(wide))
+    out.index_add_(0, linear_cells(coords, batch_size, grid), features.to(wide))
     return out.view(batch_size, nx, ny, nz * channels).permute(0, 3, 1, 2)
 
 
@@ -52,7 +52,7 @@ def _fake(features: Tensor, coords: Tensor, batch_size: int, grid: Sequence[int]
 def _gather_reference(
     grad: Tensor, coords: Tensor, grid: Sequence[int], dtype: torch.dtype
 ) -> Tensor:
-    cells = _cells(coords, grad.shape[0], grid)
+    cells = linear_cells(coords, grad.shape[0], grid)
     nx, ny, nz = grid
     rows = grad.permute(0, 2, 3, 1).reshape(grad.shape[0] * nx * ny * nz, -1)
     return rows.index_select(0, cells).to(dtype)

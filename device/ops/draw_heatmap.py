@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from anybev.device.backend import widest_float
 from anybev.device.ops._checks import (
     check_dtype,
     check_floating,
@@ -34,6 +35,12 @@ def _radius_cells(length: Tensor, width: Tensor, overlap: float, min_radius: int
     return radius.long().clamp(min=min_radius)
 
 
+def check_samples(sample_index: Tensor, batch_size: int) -> None:
+    """Raise ValueError unless every box belongs to a sample of the batch."""
+    if ((sample_index < 0) | (sample_index >= batch_size)).any():
+        raise ValueError(f"draw_heatmap: sample_index must be in [0, {batch_size}), got others")
+
+
 def _reference(
     boxes_lidar: Tensor,
     labels: Tensor,
@@ -48,8 +55,7 @@ def _reference(
 ) -> Tensor:
     nx, ny = grid
     heatmap = boxes_lidar.new_zeros((batch_size, num_classes, nx, ny), dtype=torch.float32)
-    if ((sample_index < 0) | (sample_index >= batch_size)).any():
-        raise ValueError(f"draw_heatmap: sample_index must be in [0, {batch_size}), got others")
+    check_samples(sample_index, batch_size)
     boxes = boxes_lidar.float()
     length = (boxes[:, 3] / cell_size_m[0]).clamp(max=_SIZE_LIMIT)
     width = (boxes[:, 4] / cell_size_m[1]).clamp(max=_SIZE_LIMIT)
@@ -74,10 +80,11 @@ def _reference(
     offset = torch.arange(box.numel(), device=box.device) - (torch.cumsum(area, 0) - area)[box]
     cell_x, cell_y = x0[box] + offset // columns[box], y0[box] + offset % columns[box]
     squared = (cell_x - x[box]) ** 2 + (cell_y - y[box]) ** 2
-    sigma = (2 * radius + 1).double() / 6
+    wide = widest_float(boxes.device)
+    sigma = (2 * radius + 1).to(wide) / 6
     # The usual cut of values below the double epsilon never acts: at a corner the exponent is
     # -36 r^2 / (2 r + 1)^2 > -9.
-    value = torch.exp(-squared.double() / (2 * sigma * sigma)[box]).float()
+    value = torch.exp(-squared.to(wide) / (2 * sigma * sigma)[box]).float()
     target = (plane[box] * nx + cell_x) * ny + cell_y
     heatmap.view(-1).scatter_reduce_(0, target, value, "amax")
     return heatmap

@@ -18,7 +18,7 @@ _CELL_LIMIT = 1 << 62
 _POINT_LIMIT = 1 << 31
 
 
-def _keys(coords: Tensor) -> tuple[Tensor, list[int], list[int]]:
+def linear_keys(coords: Tensor) -> tuple[Tensor, list[int], list[int]]:
     """Linear cell of each row of ``coords``, ascending with it; lowest numbers and extents."""
     low, high = (bound.tolist() for bound in torch.aminmax(coords, dim=0))
     extents = [hi - lo + 1 for lo, hi in zip(low, high, strict=True)]
@@ -35,21 +35,25 @@ def _keys(coords: Tensor) -> tuple[Tensor, list[int], list[int]]:
     return key, low, extents
 
 
+def decode_keys(cells: Tensor, low: list[int], extents: list[int]) -> Tensor:
+    """(V, D) int64: inverse of :func:`linear_keys`."""
+    columns = []
+    for lo, extent in zip(reversed(low), reversed(extents), strict=True):
+        columns.append(cells % extent + lo)
+        cells = cells // extent
+    return torch.stack(columns[::-1], 1)
+
+
 def _group(coords: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Voxels in ascending order, voxel of each row and rows of each voxel."""
     point2voxel = torch.full_like(coords[:, 0], -1, dtype=torch.int32)
     valid = (coords >= 0).all(1).nonzero().squeeze(1)
     if not valid.numel():
         return coords[:0], point2voxel, point2voxel[:0]
-    key, low, extents = _keys(coords[valid])
+    key, low, extents = linear_keys(coords[valid])
     cells, voxel, counts = torch.unique(key, return_inverse=True, return_counts=True)
     point2voxel[valid] = voxel.int()
-    columns = []
-    for lo, extent in zip(reversed(low), reversed(extents), strict=True):
-        columns.append(cells % extent + lo)
-        cells = cells // extent
-    out_coords = torch.stack(columns[::-1], 1).to(coords.dtype)
-    return out_coords, point2voxel, counts.int()
+    return decode_keys(cells, low, extents).to(coords.dtype), point2voxel, counts.int()
 
 
 def _first_of_maximum(features: Tensor, reduced: Tensor, voxel: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ Sources: Graham et al., "3D Semantic Segmentation with Submanifold Sparse Convol
 CVPR 2018; weight layout of spconv 2.x, ``[out, kx, ky, kz, in]``.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,11 +22,15 @@ from anybev.device.ops._checks import (
     check_same_device,
 )
 from anybev.device.ops._contract import Contract
-from anybev.device.ops.sparse_neighbors import TILE, PairLists, SparseNeighbors
-
-# What a convolution reads of a plan: ``pair_source`` (P,) int32, ``pair_row`` (P,) int16 and
-# ``tile_ptr`` (tiles * K + 1,) int32 of its ``PairLists``.
-Payload = list[Tensor]
+from anybev.device.ops._sparse_conv import (
+    Payload,
+    accumulator_dtype,
+    convolve,
+    correlate,
+    fake_convolve,
+    fake_correlate,
+)
+from anybev.device.ops.sparse_neighbors import SparseNeighbors
 
 
 def sparse_conv(
@@ -60,9 +63,8 @@ def sparse_conv(
         features = features.to(torch.get_autocast_dtype(kind))
     scatter: Payload = []
     if torch.is_grad_enabled() and features.requires_grad and not plan.is_symmetric:
-        scatter = _payload(plan.transposed_pairs)
-    rows = len(plan.out_coords)
-    out: Tensor = _CONV(features, weight, bias, _payload(plan.forward_pairs), scatter, rows)
+        scatter = plan.inverse().payload
+    out: Tensor = _CONV(features, weight, bias, plan.payload, scatter, len(plan.out_coords))
     return out
 
 
@@ -74,13 +76,8 @@ def weight_gradient(features: Tensor, grad: Tensor, plan: SparseNeighbors) -> Te
         grad: (M, Cout) gradient of the output, of the features' dtype.
         plan: of that convolution.
     """
-    lists: tuple[Payload, Payload] = _payload(plan.forward_pairs), []
-    out: Tensor = _GRAD_WEIGHT(features.detach(), grad.detach(), *lists, plan.offsets)
+    out: Tensor = _GRAD_WEIGHT(features.detach(), grad.detach(), plan.payload, [], plan.offsets)
     return out.reshape(-1, *plan.kernel_size, features.shape[1])
-
-
-def _payload(pairs: PairLists) -> Payload:
-    return [pairs.pair_source, pairs.pair_row, pairs.tile_ptr]
 
 
 def _check(features: Tensor, weight: Tensor, plan: SparseNeighbors, bias: Tensor | None) -> None:
@@ -107,87 +104,53 @@ def _check(features: Tensor, weight: Tensor, plan: SparseNeighbors, bias: Tensor
         check_same_device("sparse_conv", "bias", bias, features.device)
 
 
-def _accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _pairs_by_offset(gather: Payload, offsets: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(offset, source rows, output rows) of every kernel offset, both int64, rows ascending."""
-    source, local_row, tile_ptr = gather
-    counts = tile_ptr.diff().long()
-    segment = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-    rows = segment // offsets * TILE + local_row
-    order = (segment % offsets).argsort(stable=True)
-    sizes = counts.view(-1, offsets).sum(0).tolist()
-    start = 0
-    for offset, size in enumerate(sizes):
-        pairs = order[start : start + size]
-        yield offset, source[pairs].long(), rows[pairs]
-        start += size
-
-
-def _reference(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    gather: Payload,
-    scatter: Payload,
-    rows: int,
-) -> Tensor:
-    wide = _accumulator_dtype(features.dtype)
-    rounded = weight.to(features.dtype).to(wide).flatten(1, 3)
-    out = features.new_zeros((rows, weight.shape[0]), dtype=wide)
-    if bias is not None:
-        out += bias
-    for offset, sources, targets in _pairs_by_offset(gather, rounded.shape[1]):
-        gathered = features.index_select(0, sources).to(wide)
-        out.index_add_(0, targets, gathered @ rounded[:, offset].t())
-    return out.to(features.dtype)
-
-
-def _fake(
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    gather: Payload,
-    scatter: Payload,
-    rows: int,
-) -> Tensor:
-    return features.new_empty((rows, weight.shape[0]))
-
-
-def _grad_weight_reference(
-    features: Tensor, grad: Tensor, gather: Payload, scatter: Payload, offsets: int
-) -> Tensor:
-    wide = _accumulator_dtype(features.dtype)
-    out = features.new_zeros((grad.shape[1], offsets, features.shape[1]), dtype=wide)
-    for offset, sources, targets in _pairs_by_offset(gather, offsets):
-        gathered = features.index_select(0, sources).to(wide)
-        out[:, offset] = grad.index_select(0, targets).to(wide).t() @ gathered
-    return out
-
-
-def _grad_weight_fake(
-    features: Tensor, grad: Tensor, gather: Payload, scatter: Payload, offsets: int
-) -> Tensor:
-    shape = (grad.shape[1], offsets, features.shape[1])
-    return features.new_empty(shape, dtype=_accumulator_dtype(features.dtype))
-
-
 _CONV = Contract(
     "sparse_conv",
     "(Tensor features, Tensor weight, Tensor? bias, Tensor[] gather, Tensor[] scatter, int rows)"
     " -> Tensor",
-    reference=_reference,
-    fake=_fake,
+    reference=convolve,
+    fake=fake_convolve,
 )
 _GRAD_WEIGHT = Contract(
     "sparse_conv_grad_weight",
     "(Tensor features, Tensor grad, Tensor[] gather, Tensor[] scatter, int offsets) -> Tensor",
-    reference=_grad_weight_reference,
-    fake=_grad_weight_fake,
+    reference=correlate,
+    fake=fake_correlate,
     public="sparse_conv",
 )
+
+
+def _both_reference(
+    grad: Tensor, features: Tensor, weight: Tensor, gather: Payload, scatter: Payload
+) -> tuple[Tensor, Tensor]:
+    grad_features = _transposed_conv(grad, weight, gather, scatter, features.shape[0])
+    return grad_features, _weight_gradient(features, grad, gather, scatter, weight)
+
+
+def _both_fake(
+    grad: Tensor, features: Tensor, weight: Tensor, gather: Payload, scatter: Payload
+) -> tuple[Tensor, Tensor]:
+    return features.new_empty(features.shape), weight.new_empty(weight.shape)
+
+
+# Both gradients at once, for devices whose kernel computes them together.
+_BOTH = Contract(
+    "sparse_conv_backward",
+    "(Tensor grad, Tensor features, Tensor weight, Tensor[] gather, Tensor[] scatter)"
+    " -> (Tensor grad_features, Tensor grad_weight)",
+    reference=_both_reference,
+    fake=_both_fake,
+    public="sparse_conv",
+)
+
+
+def _weight_gradient(
+    features: Tensor, grad: Tensor, gather: Payload, scatter: Payload, weight: Tensor
+) -> Tensor:
+    """Gradient in the shape and dtype of the weight."""
+    offsets = weight[0, ..., 0].numel()
+    out: Tensor = _GRAD_WEIGHT(features, grad, gather, scatter, offsets)
+    return out.reshape(weight.shape).to(weight.dtype)
 
 
 def _transposed_conv(
@@ -216,13 +179,14 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     features, weight = ctx.saved_tensors
     lists = ctx.gather, ctx.scatter
     grad_features = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
+    if ctx.needs_input_grad[0] and ctx.needs_input_grad[1] and not torch.is_grad_enabled():
+        grad_features, grad_weight = _BOTH(grad, features, weight, *lists)
+    elif ctx.needs_input_grad[0]:
         grad_features = _transposed_conv(grad, weight, *lists, features.shape[0])
-    if ctx.needs_input_grad[1]:
-        grad_weight = _GRAD_WEIGHT(features, grad, *lists, weight[0, ..., 0].numel())
-        grad_weight = grad_weight.reshape(weight.shape).to(weight.dtype)
+    if ctx.needs_input_grad[1] and grad_weight is None:
+        grad_weight = _weight_gradient(features, grad, *lists, weight)
     if ctx.needs_input_grad[2]:
-        grad_bias = grad.sum(0, dtype=_accumulator_dtype(grad.dtype)).to(ctx.bias_dtype)
+        grad_bias = grad.sum(0, dtype=accumulator_dtype(grad.dtype)).to(ctx.bias_dtype)
     return grad_features, grad_weight, grad_bias, *([None] * len(part) for part in lists), None
 
 
@@ -244,4 +208,5 @@ def _grad_weight_backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
 
 
 _CONV.register_autograd(_backward, setup_context=_save)
+_BOTH.register_no_gradient()
 _GRAD_WEIGHT.register_autograd(_grad_weight_backward, setup_context=_save_grad_weight)

@@ -16,6 +16,7 @@ from torch import Tensor
 from anybev.device.ops import _sparse_plan
 from anybev.device.ops._checks import check_columns, check_dtype
 from anybev.device.ops._contract import Contract
+from anybev.device.ops._sparse_payload import STRIDED, SUBM, PairLists, turned, vendor_tensors
 from anybev.device.ops._sparse_spec import TILE, PlanSpec, Triple, checked_spec, triple
 
 __all__ = ["TILE", "PairLists", "PlanSpec", "SparseNeighbors", "sparse_neighbors", "sparse_pyramid"]
@@ -44,24 +45,6 @@ _TRANSPOSE = Contract(
     fake=_sparse_plan.fake_transpose,
     public="sparse_neighbors",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class PairLists:
-    """Pairs (source row, row) grouped by tile of ``TILE`` consecutive rows, then by kernel offset.
-
-    The pairs of tile t and offset k are ``tile_ptr[t * K + k]`` up to ``tile_ptr[t * K + k + 1]``,
-    in ascending row order.
-
-    Attributes:
-        pair_source: (P,) int32, row that is gathered from.
-        pair_row: (P,) int16, row that it adds to, counted from the start of the tile.
-        tile_ptr: (tiles * K + 1,) int32.
-    """
-
-    pair_source: Tensor
-    pair_row: Tensor
-    tile_ptr: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +108,21 @@ class SparseNeighbors:
                 self.offsets,
             )
         )
+
+    @cached_property
+    def payload(self) -> list[Tensor]:
+        """What a convolution reads of the plan: its pair lists, then a vendor's tensors, if any."""
+        pairs = self.forward_pairs
+        return [pairs.pair_source, pairs.pair_row, pairs.tile_ptr, *self._vendor]
+
+    @cached_property
+    def _vendor(self) -> list[Tensor]:
+        if self._forward is not None:
+            return turned(self._forward._vendor)
+        kind = SUBM if self.mode == "subm" else STRIDED
+        shapes = (*self.in_shape, *self.out_shape, self.batch_size)
+        geometry = [kind, *shapes, *self.kernel_size, *self.stride, *self.padding]
+        return vendor_tensors(self.in_coords, len(self.out_coords), geometry)
 
     @cached_property
     def _inverse(self) -> "SparseNeighbors":
