@@ -33,8 +33,10 @@ void launch(Context& context, void (*kernel)(Parameters...), dim3 grid, dim3 blo
                                static_cast<int>(shared_bytes)),
           "shared memory of a kernel");
   }
-  kernel<<<grid, block, shared_bytes, context.stream> > >(
+  // clang-format off
+  kernel<<<grid, block, shared_bytes, context.stream>>>(
       static_cast<Parameters>(std::forward<Arguments>(arguments))...);
+  // clang-format on
   check(cudaGetLastError(), "launch of a kernel");
 #endif
 }
