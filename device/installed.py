@@ -8,13 +8,17 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from anybev.device.backend import Backend
+from anybev.device.npu import adapters
+from anybev.device.npu.limits import KernelFallbackWarning
 from anybev.device.ops import _native
 
 Facts = dict[str, str]
@@ -55,6 +59,7 @@ def facts(backend: Backend) -> Facts:
         "devices": str(backend.probe().devices),
         "compiled kernels": _native.load() or "loaded",
     }
+    common["float32 products"] = "rounded" if rounds_float32(backend) else "full precision"
     return common | {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[backend.name]()
 
 
@@ -67,6 +72,20 @@ def rounds_float32(backend: Backend) -> bool:
         places = (getattr(runtime, name, None) for name in ("conv", "matmul"))
         return any(bool(getattr(place, "allow_hf32", False)) for place in places)
     return False
+
+
+@contextmanager
+def told_fallbacks() -> Iterator[list[str]]:
+    """Collects what a vendor's kernels leave to the reference inside the block, and why.
+
+    Each limit is told once a process; here it is told again. Other warnings are not shown.
+    """
+    told: list[str] = []
+    adapters.tell_again()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield told
+    told.extend(str(w.message) for w in caught if issubclass(w.category, KernelFallbackWarning))
 
 
 def complaints(name: str, found: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from anybev import envs
-from anybev.device import Backend, Capability
+from anybev.device import Backend, Capability, installed
 from anybev.device.ops._contract import CONTRACTS
 from anybev.engine.check import cases_boxes, cases_camera, cases_points, cases_sparse
 from anybev.engine.check.case import Case
@@ -22,7 +22,7 @@ from anybev.engine.check.compare import (
     tensors,
     worst_error,
 )
-from anybev.engine.check.results import Row, Status, failed, judged, recorded_warnings, timed
+from anybev.engine.check.results import Row, Status, failed, judged, timed
 
 SECTION = "operators"
 _CPU = torch.device("cpu")
@@ -115,12 +115,15 @@ def _judge(
     expected: Sequence[tuple[str, Tensor]],
     like: Sequence[tuple[str, Tensor]],
     limit: float,
+    device: torch.device,
 ) -> Row:
     """The row with the worst of its tensors; another device, dtype or shape fails at once."""
     if len(actual) != len(like):
         return failed(row, f"{len(like)} tensors expected, got {len(actual)}")
     errors = []
     for (name, got), (_, right), (_, pattern) in zip(actual, expected, like, strict=True):
+        if got.device != device:
+            return failed(row, f"{name} must be on {device}, got {got.device}")
         if form(got) != form(pattern):
             return failed(row, f"{name} must be {form(pattern)}, got {form(got)}")
         errors.append((worst_error(got.detach().cpu(), right.detach()), name))
@@ -178,21 +181,21 @@ class OperatorCheck:
                 _backward(*pair) if case.gradients else []
                 for pair in ((like, like_leaves), (right, leaves))
             )
-        with operators_on(_alone(case.operator, self.user)), recorded_warnings() as caught:
+        with operators_on(_alone(case.operator, self.user)):
             moved = _moved(inputs, self.device)
             results, leaves = self._timed(row, rows, lambda: _forward(case, moved))
-            rows[-1] = _judge(rows[-1], results, right, like, limit)
+            rows[-1] = _judge(rows[-1], results, right, like, limit, self.device)
             if case.gradients:
                 back = replace(row, case=f"backward: {case.name}")
                 grads = self._timed(back, rows, lambda: _backward(results, leaves))
-                rows[-1] = _judge(rows[-1], grads, right_back, like_back, limit)
-        for warning in caught:
-            rows[0] = replace(rows[0], message=rows[0].message or str(warning.message))
+                rows[-1] = _judge(rows[-1], grads, right_back, like_back, limit, self.device)
 
     def _timed(self, row: Row, rows: list[Row], run: Callable[[], Any]) -> Any:
-        with timed() as clock:
+        with installed.told_fallbacks() as told, timed() as clock:
             result = run()
             self.backend.synchronize()
+        if told:
+            row = replace(row, implementation="reference", message="; ".join(told))
         rows.append(replace(row, seconds=clock.seconds))
         return result
 

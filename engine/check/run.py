@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+
 import anybev
 from anybev import envs
 from anybev.device import Backend, current_backend, get_backend, installed
@@ -111,8 +113,8 @@ def _operator_rows(request: Request, checker: OperatorCheck) -> list[Callable[[]
     for case in chosen_cases(request.operators):
         dtypes = case.dtypes
         if request.quick and case.values:
-            half = checker.backend.amp_dtype
-            dtypes = tuple(d for d in dtypes if d in (case.dtypes[0], half) or len(dtypes) == 1)
+            quick = (torch.float32, checker.backend.amp_dtype)
+            dtypes = tuple(d for d in dtypes if d in quick) or dtypes
         runs += [partial(checker.rows, case, dtype) for dtype in dtypes]
     return runs
 

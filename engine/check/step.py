@@ -99,17 +99,14 @@ def _flat(values: Mapping[str, Tensor]) -> Tensor:
 
 
 def _judge(row: Row, actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Row:
+    limit = row.limit or MODEL_LIMIT
     if actual.keys() != expected.keys():
         return failed(row, f"{', '.join(sorted(actual.keys() ^ expected.keys()))} on one side only")
     if row.name == "gradients":
-        return judged(row, worst_error(_flat(actual), _flat(expected)), _limit(row), _WHOLE)
+        return judged(row, worst_error(_flat(actual), _flat(expected)), limit, _WHOLE)
     errors = [(worst_error(actual[name], value), name) for name, value in expected.items()]
     worst, where = max(errors)
-    return judged(row, worst, _limit(row), where)
-
-
-def _limit(row: Row) -> float:
-    return REDUCED_FLOAT32_LIMIT if row.implementation == "reduced float32" else MODEL_LIMIT
+    return judged(row, worst, limit, where)
 
 
 def step_rows(backend: Backend, name: str, *, reduced_float32: bool = False) -> list[Row]:
@@ -120,9 +117,9 @@ def step_rows(backend: Backend, name: str, *, reduced_float32: bool = False) -> 
         name: of ``MODELS``.
         reduced_float32: this machine multiplies float32 with fewer bits (TF32, HF32).
     """
-    rounding = "reduced float32" if reduced_float32 else ""
+    limit = REDUCED_FLOAT32_LIMIT if reduced_float32 else MODEL_LIMIT
     rows = [
-        Row(SECTION, part, name, Status.PASS, dtype="float32", implementation=rounding)
+        Row(SECTION, part, name, Status.PASS, dtype="float32", limit=limit)
         for part in ("losses", "gradients", "buffers")
     ]
     try:

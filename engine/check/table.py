@@ -1,6 +1,6 @@
 """The report as text for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from anybev.engine.check.results import Row, Status
 from anybev.engine.check.run import Report
@@ -40,28 +40,21 @@ def _line(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _notes(report: Report) -> Iterator[str]:
-    """What failed, why something was skipped, and what there is to say."""
-    said = set()
-    for row in report.rows:
-        if not row.message or (row.status is Status.PASS and row.section == "operators"):
-            continue
-        where = " ".join(filter(None, (row.name, row.dtype, f"({row.case})")))
-        text = f"{str(row.status).upper():4}  {where}: {printable(row.message)}"
-        if row.remedy:
-            text += f"; until it is repaired: {row.remedy}"
-        if text not in said:
-            said.add(text)
-            yield text
+def _told(row: Row) -> str:
+    """One line about a row; operators that were skipped or fell back for one reason share it."""
+    operator = row.section == "operators"
+    if operator and row.status is Status.PASS:
+        return f"note  {printable(row.message)}"
+    if operator and row.status is Status.SKIP:
+        return f"SKIP  {row.name} {row.dtype}: {printable(row.message)}"
+    where = " ".join(filter(None, (row.name, row.dtype, f"({row.case})")))
+    remedy = f"; until it is repaired: {row.remedy}" if row.remedy else ""
+    return f"{str(row.status).upper()}  {where}: {printable(row.message)}{remedy}"
 
 
-def _fallbacks(report: Report) -> Iterator[str]:
-    messages = {
-        f"{row.name}: {row.message}"
-        for row in report.rows
-        if row.section == "operators" and row.status is Status.PASS and row.message
-    }
-    return (f"note  {printable(message)}" for message in sorted(messages))
+def _notes(report: Report) -> list[str]:
+    """What failed, why something was skipped, and what there is to say; each thing once."""
+    return list(dict.fromkeys(_told(row) for row in report.rows if row.message))
 
 
 def report_table(report: Report) -> str:
@@ -82,7 +75,6 @@ def report_table(report: Report) -> str:
             text_table(_HEADER, lines),
             "",
             *_notes(report),
-            *_fallbacks(report),
             f"{report.backend} ({printable(kind)}): {verdict}, {report.seconds:.0f} s",
         ]
     )
