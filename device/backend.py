@@ -141,6 +141,18 @@ def get_backend(name: str) -> Backend:
     return backend
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """Float64, or float32 on a device that has no float64."""
+    return _widest_float(device.type)
+
+
+@cache
+def _widest_float(device_type: str) -> torch.dtype:
+    known = device_type in envs.BACKENDS
+    has = known and Capability.FLOAT64 in get_backend(device_type).capabilities
+    return torch.float64 if has else torch.float32
+
+
 def current_backend() -> Backend:
     """The backend this process works on: ``ANYBEV_BACKEND``, else npu, cuda, cpu as found.
 

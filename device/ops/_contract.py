@@ -7,6 +7,7 @@ forces the reference through ``ANYBEV_OPS``. An operator with a Triton kernel, o
 devices, is there a third time, under ``<name>_triton``, for whoever forces that.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,11 @@ _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA", "npu": "PrivateUse1"}
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 _NPU_AUTOCAST = torch._C.DispatchKey.AutocastPrivateUse1
+_EVERY_AUTOCAST = (
+    torch._C.DispatchKeySet(_NPU_AUTOCAST)
+    | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+    | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+)
 
 CONTRACTS: dict[str, "Contract"] = {}
 
@@ -33,6 +39,17 @@ def _mark_non_differentiable(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _refuse_gradient(ctx: Any, *grads: Any) -> Any:
     raise RuntimeError("operator without a gradient: its outputs must not reach backward()")
+
+
+def _outside_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel in Python whose own steps autocast leaves alone, as it leaves a compiled one's."""
+
+    @functools.wraps(kernel)
+    def run(*args: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_EVERY_AUTOCAST):
+            return kernel(*args)
+
+    return run
 
 
 def _register_npu_autocast(name: str, dtype: torch.dtype) -> None:
@@ -76,10 +93,11 @@ class Contract:
         for qualified in self._names():
             _LIBRARY.define(f"{qualified}{arguments}", tags=(torch.Tag.pt2_compliant_tag,))
             kernel = self._call_triton if qualified.endswith("_triton") else reference
-            _LIBRARY.impl(qualified, kernel, "CompositeExplicitAutograd")
+            _LIBRARY.impl(qualified, _outside_autocast(kernel), "CompositeExplicitAutograd")
             torch.library.register_fake(f"{NAMESPACE}::{qualified}", fake, lib=_LIBRARY)
         if name in adapters.ADAPTERS:
-            _LIBRARY.impl(name, adapters.kernel(name, self.public, reference), "PrivateUse1")
+            kernel = adapters.kernel(name, self.public, reference)
+            _LIBRARY.impl(name, _outside_autocast(kernel), "PrivateUse1")
         CONTRACTS[name] = self
 
     def _names(self) -> tuple[str, ...]:

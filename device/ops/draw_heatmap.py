@@ -183,11 +183,14 @@ def draw_heatmap(
         min_radius: smallest radius in cells.
 
     Returns:
-        (B, num_classes, nx, ny) float32 in [0, 1], indexed [x, y]; no gradient.
+        (B, num_classes, nx, ny) float32 in [0, 1], indexed [x, y]; no gradient. The same bits from
+        every run, on CUDA too, whose exp may differ from the host's in a last bit.
 
     Raises:
         TypeError: boxes are not floating, labels or sample_index are not int64.
         ValueError: shapes disagree, a sample index is outside the batch, a setting is out of range.
+            The CUDA kernel does not wait for the device to learn of a bad index: there the whole
+            result is NaN instead.
 
     Source: heatmap targets of CenterPoint and TransFusion.
     """

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from anybev.device.backend import widest_float
 from anybev.device.ops._checks import (
     check_floating,
     check_min_columns,
@@ -22,8 +23,9 @@ def _reference(points_lidar_m: Tensor, boxes_lidar: Tensor) -> Tensor:
     if inside.numel() == 0:
         return inside
     dtype = points_lidar_m.dtype
-    # In double, then rounded: every implementation then agrees on the sine of a float32 angle.
-    yaw_rad = boxes_lidar[:, 6].double()
+    # In double, then rounded: every implementation then agrees on the sine of a float32 angle; a
+    # device without float64 may differ in its last bit.
+    yaw_rad = boxes_lidar[:, 6].to(widest_float(boxes_lidar.device))
     cos, sin = torch.cos(yaw_rad).to(dtype), torch.sin(yaw_rad).to(dtype)
     half_x, half_y = boxes_lidar[:, 3] / 2, boxes_lidar[:, 4] / 2
     rows = max(1, _TESTS_AT_ONCE // boxes_lidar.shape[0])

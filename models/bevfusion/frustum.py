@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from anybev import envs
 from anybev.datasets.sample import CameraBatch
-from anybev.device import Capability, get_backend
+from anybev.device import widest_float
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def camera_rays(pixels: Tensor, cameras: CameraBatch, lidar_aug_matrix: Tensor) 
     Returns:
         Rays, float32.
     """
-    dtype = _precision(pixels.device)
+    dtype = widest_float(pixels.device)
     picture = cameras.img_aug_matrix.to(dtype)
     cam2lidar = cameras.cam2lidar.to(dtype)
     augment = lidar_aug_matrix.to(dtype)[:, None]
@@ -101,9 +100,3 @@ def inverse_3x3(matrix: Tensor) -> Tensor:
     determinant = (first * columns[0]).sum(-1)
     inverse: Tensor = torch.stack(columns, -1) / determinant[..., None, None]
     return inverse
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    known = device.type in envs.BACKENDS
-    exact = known and Capability.FLOAT64 in get_backend(device.type).capabilities
-    return torch.float64 if exact else torch.float32
