@@ -172,6 +172,16 @@ def test_missing_neighbours_are_not_read() -> None:
     assert not out[~touched].isnan().any()
 
 
+def test_autocast_rounds_the_inputs_alone(implementation: str) -> None:
+    plan = make_plan(60)
+    features, weight, bias = make_inputs(plan, 8, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = sparse_conv(features, weight, plan, bias)
+    assert out.dtype == torch.bfloat16
+    expected = sparse_conv(features.detach().bfloat16(), weight.detach(), plan, bias.detach())
+    torch.testing.assert_close(out.detach(), expected, rtol=0, atol=0)
+
+
 def test_autocast_keeps_the_weight_gradient_wide() -> None:
     plan = make_plan(200)
     features, weight, bias = make_inputs(plan, 8, 16)
