@@ -58,8 +58,8 @@ def facts(backend: Backend) -> Facts:
         "device": backend.probe().detail,
         "devices": str(backend.probe().devices),
         "compiled kernels": _native.load() or "loaded",
+        "float32 products": "rounded" if rounds_float32(backend) else "full precision",
     }
-    common["float32 products"] = "rounded" if rounds_float32(backend) else "full precision"
     return common | {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[backend.name]()
 
 
@@ -140,6 +140,7 @@ def _cuda() -> Facts:
     chips = {torch.cuda.get_device_capability(index) for index in range(count)}
     nccl = getattr(torch.cuda.nccl, "version", lambda: ())()
     return {
+        "CUDA kernels": _native.load_cuda() or "loaded",
         "CUDA of torch": torch.version.cuda or "",
         "cuDNN": str(torch.backends.cudnn.version() or ""),
         "NCCL": ".".join(map(str, nccl)),

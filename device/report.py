@@ -14,9 +14,19 @@ import anybev
 from anybev import envs
 from anybev.device import ops
 from anybev.device.backend import ProbeState, current_backend, get_backend
+from anybev.device.npu import adapters
 from anybev.device.ops import _contract, _native
 
-_PACKAGES = ("numpy", "scipy", "onedl-mmengine", "nuscenes-devkit", "spconv", "torch-npu")
+_PACKAGES = (
+    "numpy",
+    "scipy",
+    "onedl-mmengine",
+    "nuscenes-devkit",
+    "spconv",
+    "triton",
+    "torch-npu",
+    "mx-driving",
+)
 
 
 def processor() -> str:
@@ -63,6 +73,24 @@ def operator_table() -> dict[str, dict[str, str]]:
     }
 
 
+def _once_installed(operator: str, backend: str) -> str:
+    if backend == "npu":
+        return "vendor" if operator in adapters.ADAPTERS else "reference"
+    return "native" if operator in _native.DECLARED[backend] else "reference"
+
+
+def installable_table() -> dict[str, dict[str, str]]:
+    """``operator_table`` of an installation for each backend, whether or not this one is it.
+
+    That is what ``install.sh --backend`` gives on a machine with its compiler; for npu, with
+    mx_driving.
+    """
+    return {
+        operator: {name: _once_installed(operator, name) for name in envs.BACKENDS}
+        for operator in operator_table()
+    }
+
+
 def environment() -> dict[str, Any]:
     """Versions, backends and operators of this machine (what ``anybev env --json`` prints)."""
     probes = {name: get_backend(name).probe() for name in envs.BACKENDS}
@@ -79,6 +107,8 @@ def environment() -> dict[str, Any]:
             name: {"state": p.state.value, "detail": p.detail, "devices": p.devices}
             for name, p in probes.items()
         },
+        "settings": {name: get_backend(name).settings() for name in envs.BACKENDS},
         "kernels": _native.load() or "compiled kernels loaded",
         "ops": operator_table(),
+        "installable": installable_table(),
     }

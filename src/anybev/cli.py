@@ -46,22 +46,9 @@ def env(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from anybev.reporting.machine import print_environment
 
-    console = Console(soft_wrap=True, highlight=False)
-    packages = ", ".join(f"{k} {v}" for k, v in facts["packages"].items() if v)
-    console.print(f"anybev {facts['anybev']} · python {facts['python']} · torch {facts['torch']}")
-    console.print(f"{facts['platform']} · {facts['threads']} threads · {packages}")
-    console.print(f"{facts['kernels']}; backend in use: {facts['backend']}")
-    backends = Table("backend", "state", "detail", "devices")
-    for name, probe in facts["backends"].items():
-        backends.add_row(name, probe["state"], probe["detail"], str(probe["devices"]))
-    console.print(backends)
-    operators = Table("operator", *facts["backends"])
-    for name, row in facts["ops"].items():
-        operators.add_row(name, *row.values())
-    console.print(operators)
+    print_environment(facts)
 
 
 @main.group()
