@@ -30,6 +30,11 @@ DECLARED: dict[str, frozenset[str]] = {
     "cuda": frozenset(
         {
             "points_in_boxes",
+            "voxelize_hard",
+            "voxelize_dynamic",
+            "scatter_points",
+            "rasterize_depth",
+            "draw_heatmap",
         }
     ),
     "npu": frozenset(),

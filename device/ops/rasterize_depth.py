@@ -8,6 +8,10 @@ from torch import Tensor
 from anybev.device.ops._checks import check_dtype, check_min_columns, check_same_device
 from anybev.device.ops._contract import Contract
 
+# Devices that compute in float64 and on which a look at the lidar augmentation would hold up all
+# that is queued.
+_UNWAITING = ("cuda",)
+
 # Depth by which a point's pixel is divided: the far end keeps it finite, the near one throws points
 # beside and behind a camera far out of its picture.
 _NEAREST_M, _FARTHEST_M = 1e-5, 1e5
@@ -94,6 +98,13 @@ def _inverse(lidar_aug_matrix: Tensor) -> Tensor:
     return inverse.float().to(lidar_aug_matrix.device)
 
 
+def _inverse_on_device(lidar_aug_matrix: Tensor) -> Tensor:
+    """The same by cofactors, where the matrix is; not finite for one that has no inverse."""
+    m = lidar_aug_matrix.detach()[:3, :3].double()
+    cofactors = torch.linalg.cross(m.roll(-1, 0), m.roll(-2, 0))
+    return (cofactors / (m[0] * cofactors[0]).sum()).t().float()
+
+
 def rasterize_depth(
     points_lidar_m: Tensor,
     lidar2img: Tensor,
@@ -119,12 +130,15 @@ def rasterize_depth(
 
     Returns:
         (N, 1, H, W) float32, metres along each camera's axis; no gradient. The same bits from
-        every CPU implementation and number of threads.
+        every CPU implementation and number of threads; the CUDA kernel does the same arithmetic in
+        the same order. L^-1 is solved in float64 and rounded once: on the host by elimination, on
+        CUDA by cofactors, which could differ in a last bit.
 
     Raises:
         TypeError: a tensor is not float32.
         ValueError: a shape, a device or the image size is out of its contract, or the lidar
-            augmentation cannot be undone.
+            augmentation cannot be undone. CUDA does not wait for the device to learn that: there
+            the whole result is NaN instead.
 
     Source: depth input of BEVFusion's camera branch (mmdetection3d), where "last" is what indexed
     assignment does on the CPU and undefined on CUDA.
@@ -142,13 +156,10 @@ def rasterize_depth(
             f"{list(image_size)}"
         )
     height, width = (int(n) for n in image_size)
+    waits = device.type not in _UNWAITING
+    unturn = _inverse(lidar_aug_matrix) if waits else _inverse_on_device(lidar_aug_matrix)
+    shift_m = lidar_aug_matrix[:3, 3]
     image: Tensor = _CONTRACT(
-        points_lidar_m,
-        lidar2img,
-        img_aug_matrix,
-        lidar_aug_matrix[:3, 3],
-        _inverse(lidar_aug_matrix),
-        height,
-        width,
+        points_lidar_m, lidar2img, img_aug_matrix, shift_m, unturn, height, width
     )
-    return image
+    return image if waits else image.masked_fill_(~unturn.isfinite().all(), torch.nan)

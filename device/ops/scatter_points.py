@@ -186,9 +186,10 @@ def scatter_points(
     """Reduce the features of all points that share a voxel to one row.
 
     Sums run in float32 (float64 for float64 features), in point order and each voxel by one
-    thread: on the CPU the result has the same bits for any number of threads. A maximum over NaN
-    is NaN. Autocast changes nothing: half precision features are taken as they come, and sums over
-    hundreds of points are not rounded to it.
+    thread: on the CPU the result has the same bits for any number of threads, and the CUDA kernel
+    sums in the same order; it waits for the device once, for V. A maximum over NaN is NaN. Autocast
+    changes nothing: half precision features are taken as they come, and sums over hundreds of
+    points are not rounded to it.
 
     Args:
         features: (P, C) float32, float16, bfloat16 or float64; one row a point.

@@ -171,7 +171,8 @@ def voxelize_hard(
     cell never opens; later points of open voxels still count. A voxel keeps its first
     ``max_points`` points. Points outside the range are dropped, and so are points whose x, y or z
     is NaN or infinite; the other features are not looked at. The sums run in point order, so the
-    result is the same to the last bit on every thread count and implementation on the CPU.
+    result is the same to the last bit on every thread count and implementation on the CPU. The CUDA
+    kernel does the same arithmetic in the same order; it waits for the device once, for V.
 
     Args:
         points_lidar_m: (P, F) float32, F >= 3; x, y, z in metres, lidar frame, then any features.

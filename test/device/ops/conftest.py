@@ -25,6 +25,12 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.fixture
+def emulated() -> bool:
+    """Whether the native kernels of this run are the CUDA ones, emulated on the processor."""
+    return envs.native_library() is not None
+
+
+@pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """Sets torch's thread count; the count before the test comes back after it."""
     before = torch.get_num_threads()

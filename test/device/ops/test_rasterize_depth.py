@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from anybev.device.ops import _native
-from anybev.device.ops.rasterize_depth import _CONTRACT, _inverse, rasterize_depth
+from anybev.device.ops.rasterize_depth import (
+    _CONTRACT,
+    _inverse,
+    _inverse_on_device,
+    rasterize_depth,
+)
 from anybev.testing.golden import GoldenPack
 
 SIZE = (32, 88)
@@ -158,6 +163,26 @@ def test_augmentation_is_taken_back(implementation: str) -> None:
     augmented = rasterize_depth(moved, lidar2img, img_aug, lidar_aug, SIZE)
     # Rounding may move a point across the edge of a pixel.
     assert ((plain - augmented).abs() > 1e-3).sum() <= 0.01 * (plain != 0).sum()
+
+
+def test_the_inverse_without_waiting_is_the_hosts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for number in range(200):
+        yaw_rad, scale = torch.rand(2, generator=generator).tolist()
+        matrix = turned(6 * yaw_rad - 3, 0.9 + 0.2 * scale, (1.0, 2.0, 3.0))
+        if number % 2:
+            matrix[:3, :3] = torch.randn(3, 3, generator=generator)
+        assert torch.equal(_inverse_on_device(matrix), _inverse(matrix))
+
+
+def test_nothing_waits_for_the_lidar_augmentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    *inputs, lidar_aug = scene(100)
+    expected = rasterize_depth(*inputs, lidar_aug, SIZE)
+    monkeypatch.setattr(f"{rasterize_depth.__module__}._UNWAITING", ("cpu",))
+    monkeypatch.delattr(f"{rasterize_depth.__module__}._inverse")
+    assert torch.equal(rasterize_depth(*inputs, lidar_aug, SIZE), expected)
+    for bad in (torch.zeros(4, 4), EYE * math.nan):
+        assert rasterize_depth(*inputs, bad, SIZE).isnan().all()
 
 
 def test_non_contiguous(implementation: str) -> None:
