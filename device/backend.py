@@ -26,6 +26,7 @@ class Capability(enum.Enum):
     DETERMINISTIC = "deterministic"  # every operator repeats bit for bit
     PEAK_MEMORY_RESET = "peak_memory_reset"
     INDEXED = "indexed"  # devices are numbered and each process takes one
+    NORM_ROWS_IN_FLOAT32 = "norm_rows_in_float32"  # batch norm of (N, C) in mixed precision
 
 
 class ProbeState(enum.Enum):
@@ -87,6 +88,20 @@ class Backend:
         if Capability.INDEXED in self.capabilities:
             return torch.device(self.device_type, local_rank)
         return torch.device(self.device_type)
+
+    def prepare(self) -> None:
+        """Set what a training on this device wants, before its first tensor; see ``settings``."""
+        self._module.prepare()
+
+    def settings(self) -> list[dict[str, str]]:
+        """What a training sets on this device: name, kind, default, set, why and source of each."""
+        facts: list[dict[str, str]] = self._module.training_settings()
+        return facts
+
+    def fused_optimizer(self, name: str) -> type[torch.optim.Optimizer] | None:
+        """The device's own optimizer of one kernel with the mathematics of torch's ``name``."""
+        found: type[torch.optim.Optimizer] | None = self._module.fused_optimizer(name)
+        return found
 
     def synchronize(self) -> None:
         """Wait until everything queued on the current device has run."""

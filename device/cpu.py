@@ -25,6 +25,20 @@ def probe() -> Probe:
     return Probe(ProbeState.AVAILABLE, torch.backends.cpu.get_cpu_capability(), devices=1)
 
 
+def prepare() -> None:
+    """Nothing to set."""
+
+
+def fused_optimizer(name: str) -> type[torch.optim.Optimizer] | None:
+    """None: torch's own is as quick here."""
+    return None
+
+
+def training_settings() -> list[dict[str, str]]:
+    """None."""
+    return []
+
+
 def synchronize() -> None:
     """Nothing is queued on the CPU."""
 

@@ -43,6 +43,20 @@ def probe() -> Probe:
     return Probe(ProbeState.AVAILABLE, name, devices=count)
 
 
+def prepare() -> None:
+    """Nothing to set."""
+
+
+def fused_optimizer(name: str) -> type[torch.optim.Optimizer] | None:
+    """None: torch's fused AdamW steps through a skipped step, which hides it from loss scaling."""
+    return None
+
+
+def training_settings() -> list[dict[str, str]]:
+    """None; `test/env_cuda.sh` holds what launchers set."""
+    return []
+
+
 def synchronize() -> None:
     """Wait for the current device."""
     torch.cuda.synchronize()

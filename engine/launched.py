@@ -12,10 +12,12 @@ from torch import nn
 from torch.distributed import ProcessGroup
 
 from anybev import envs
+from anybev.device import current_backend
 from anybev.engine import checkpoint as checkpoints
-from anybev.engine import data_parallel, distributed
+from anybev.engine import data_parallel, distributed, optimizers
 from anybev.engine.data_parallel import DataParallelOptions
 from anybev.engine.lost_ranks import name_lost_ranks
+from anybev.engine.numerics import apply_numerics
 from anybev.engine.stopping import end_with_parent
 
 
@@ -37,6 +39,7 @@ class LaunchedRunner(MMEngineRunner):
         """As mmengine's; several processes also without an accelerator."""
         if self.launcher == "pytorch":
             end_with_parent(envs.job_launcher())
+        current_backend().prepare()
         if distributed.joins_by_itself(self.launcher):
             distributed.join(env_cfg.get("dist_cfg", {}))
         super().setup_env(env_cfg)
@@ -49,6 +52,7 @@ class LaunchedRunner(MMEngineRunner):
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
         """As mmengine's; the config's ``ddp`` says how gradients travel, on any device."""
+        apply_numerics(model, current_backend())
         if not self.distributed or model_wrapper_cfg is not None:
             whole: nn.Module = super().wrap_model(model_wrapper_cfg, model)
             return whole
@@ -61,6 +65,16 @@ class LaunchedRunner(MMEngineRunner):
             wrapped = super().wrap_model({"type": "MMDistributedDataParallel", **arguments}, model)
         data_parallel.compress(wrapped, options)
         return wrapped
+
+    def build_optim_wrapper(self, optim_wrapper: Any) -> Any:
+        """As mmengine's; AdamW is the device's own where it has one, unless ``fused=False``."""
+        kind = optimizers.fused_class(optim_wrapper, self.model)
+        if kind is None:
+            return super().build_optim_wrapper(optim_wrapper)
+        wrapper = super().build_optim_wrapper(optimizers.with_optimizer(optim_wrapper, kind))
+        wrapper.optimizer.register_step_pre_hook(optimizers.SameGradients())
+        self.logger.info("optimizer: %s, with the mathematics of torch's AdamW", kind.__name__)
+        return wrapper
 
     def train(self) -> nn.Module:
         """As mmengine's.

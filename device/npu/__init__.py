@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from anybev.device.backend import Backend, Capability, Probe, ProbeState
+from anybev.device.npu import settings
 
 BACKEND = Backend(
     name="npu",
@@ -27,6 +28,7 @@ BACKEND = Backend(
             Capability.PEAK_MEMORY_RESET,
             Capability.INDEXED,
         }
+        | ({Capability.NORM_ROWS_IN_FLOAT32} if settings.enabled(settings.NORM_ROWS) else set())
     ),
 )
 
@@ -39,6 +41,7 @@ def probe() -> Probe:
     """Absent without torch_npu or a device; broken when torch_npu is there but does not load."""
     if importlib.util.find_spec("torch_npu") is None:
         return Probe(ProbeState.ABSENT, "torch_npu is not installed")
+    settings.apply()
     try:
         module: ModuleType = importlib.import_module("torch_npu")
         count = int(_runtime().device_count())
@@ -49,6 +52,30 @@ def probe() -> Probe:
         version = getattr(module, "__version__", "?")
         return Probe(ProbeState.ABSENT, f"torch_npu {version} sees no Ascend device")
     return Probe(ProbeState.AVAILABLE, name, devices=count)
+
+
+def prepare() -> None:
+    """Compile no operator for a single shape; let convolutions use the device's own layout."""
+    settings.apply()
+    runtime = _runtime()
+    runtime.set_compile_mode(jit_compile=settings.enabled(settings.JIT_COMPILE))
+    runtime.config.allow_internal_format = settings.enabled(settings.INTERNAL_FORMAT)
+
+
+def fused_optimizer(name: str) -> type[torch.optim.Optimizer] | None:
+    """torch_npu's AdamW of one kernel, where torch_npu has it."""
+    if name != "AdamW":
+        return None
+    try:
+        module: ModuleType = importlib.import_module("torch_npu.optim")
+    except ImportError:
+        return None
+    return getattr(module, "NpuFusedAdamW", None)
+
+
+def training_settings() -> list[dict[str, str]]:
+    """What a training sets on this device."""
+    return settings.facts()
 
 
 def synchronize() -> None:

@@ -2,11 +2,13 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import anybev
+from anybev.device.npu.settings import VARIABLES
 from anybev.engine.job.options import JobOptions, from_arguments
 
 ROOT = Path(anybev.__file__).resolve().parents[2]
@@ -20,9 +22,15 @@ VALUES += [["--batch-size", "2", "--num-npu", "4", "--epochs", "3"], ["2", "4", 
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An interpreter that prints its arguments and some variables, and ends with status 7."""
+    """An interpreter that prints its arguments and some variables, and ends with status 7.
+
+    Of a device's settings it runs the script, as any interpreter.
+    """
     program = tmp_path_factory.mktemp("bin") / "python"
-    program.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\nenv >&2\npwd >&2\nexit 7\n')
+    program.write_text(
+        f'#!/bin/bash\n[[ $1 != *settings.py ]] || exec {sys.executable} "$@"\n'
+        'printf "%s\\n" "$@"\nenv >&2\npwd >&2\nexit 7\n'
+    )
     program.chmod(0o755)
     return program
 
@@ -76,10 +84,17 @@ def test_what_the_user_has_set_stays(echo: Path) -> None:
     assert "TASK_QUEUE_ENABLE=1" in said.splitlines()
 
 
+def test_every_setting_of_the_npu_reaches_the_training(echo: Path) -> None:
+    said = call(SCRIPTS[0], echo, ANYBEV_BACKEND="npu").stderr.splitlines()
+    assert {f"{s.name}={os.environ.get(s.name, s.value)}" for s in VARIABLES} <= set(said)
+
+
 def test_environment_files_only_export() -> None:
+    printed = "npu_settings"  # by the script that holds the npu's settings as data
     for name in ("env_npu.sh", "env_cuda.sh"):
         lines = (ROOT / "test" / name).read_text().splitlines()
-        assert all(line.startswith(("#", "export ")) or not line for line in lines)
+        known = ("#", "export ", f"{printed}=", f'eval "${printed}"')
+        assert all(line.startswith(known) or not line for line in lines)
 
 
 def test_named_scripts_are_short() -> None:
