@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
+from anybev import envs
 from anybev.device import current_backend
-
-# Devices that both know; of others AnyBEV has no say.
-_SHARED = ("cpu", "cuda", "npu")
 
 
 def replace(original: Callable[[], str]) -> Callable[[], str]:
@@ -18,6 +16,7 @@ def replace(original: Callable[[], str]) -> Callable[[], str]:
 
     def get_device() -> str:
         found = original()
-        return current_backend().device_type if found in _SHARED else found
+        # Of a device that AnyBEV does not know it has no say.
+        return current_backend().device_type if found in envs.BACKENDS else found
 
     return get_device
