@@ -232,7 +232,13 @@ setup(
     packages=find_packages("src"),
     package_dir={"": "src"},
     package_data={
-        "anybev": ["py.typed", "configs/**/*.py", "patches/*.toml", "testing/simnpu/native/*"]
+        "anybev": [
+            "py.typed",
+            "configs/**/*.py",
+            "patches/*.toml",
+            "testing/fake_mx_driving/*.json",
+            "testing/simnpu/native/*",
+        ]
     },
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildKernels},

@@ -11,6 +11,8 @@
 | ``ANYBEV_WEIGHTS`` | folder of pretrained weights that configs name by URL | ``weights`` |
 | ``ANYBEV_TEST_DATA`` | real sample data and golden packs that tests use | ``../shared`` |
 | ``ANYBEV_SIMULATE`` | ``npu``: tests run in a process with simulated npu devices | none |
+| ``ANYBEV_MX_DRIVING_WHEEL`` | a wheel of mx_driving, or its unpacked folder, whose Python layer
+  tests run | none |
 | ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
 | ``ANYBEV_BUILD_CUDA`` | ``1``: CUDA kernels also without a CUDA torch, ``0``: never (read by
   setup.py) | with a CUDA torch and nvcc |
@@ -148,6 +150,12 @@ def simulate() -> str:
     if value not in ("", "npu"):
         raise ValueError(f"ANYBEV_SIMULATE must be npu or empty, got {value!r}")
     return value
+
+
+def mx_driving_wheel() -> Path | None:
+    """A wheel of mx_driving, or the folder it was unpacked into, for tests of the adapters."""
+    value = os.environ.get("ANYBEV_MX_DRIVING_WHEEL", "").strip()
+    return Path(value).expanduser() if value else None
 
 
 def cluster() -> dict[str, tuple[str, str]]:
