@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from anybev import envs
+from anybev.device.npu import adapters
 
 # Operators that a backend's compiled kernels are expected to cover. ``ANYBEV_REQUIRE_NATIVE=1``
 # turns a missing one into an error.
@@ -37,7 +38,21 @@ DECLARED: dict[str, frozenset[str]] = {
             "draw_heatmap",
         }
     ),
-    "npu": frozenset(),
+    # Adapters to mx_driving; rasterize_depth and sparse_neighbors run on their references.
+    "npu": frozenset(
+        {
+            "bev_pool",
+            "box_iou_rotated",
+            "draw_heatmap",
+            "lift_splat",
+            "nms_rotated",
+            "points_in_boxes",
+            "scatter_points",
+            "sparse_conv",
+            "voxelize_dynamic",
+            "voxelize_hard",
+        }
+    ),
 }
 
 
@@ -86,5 +101,11 @@ def why_missing(operator: str, device: str = "cpu") -> str:
     """One phrase on why ``operator`` runs on its reference on a type of device."""
     if operator in envs.forced_references():
         return f"ANYBEV_OPS forces {operator} to it"
-    why = load_cuda() if device == "cuda" else load()
-    return why or "this build has no kernel for it"
+    return unavailable(device) or "this build has no kernel for it"
+
+
+def unavailable(device: str) -> str | None:
+    """None, or why a type of device has no kernels of its own."""
+    if device == "npu":
+        return None if adapters.installed() else "mx_driving, with its kernels, is not installed"
+    return load_cuda() if device == "cuda" else load()

@@ -93,7 +93,7 @@ def _devices(options: JobOptions, backend: Backend, notes: list[str]) -> Iterato
 def _kernels(options: JobOptions, backend: Backend) -> Iterator[str]:
     declared = _native.DECLARED.get(backend.device_type, ())
     wanted = variables(options, backend)["ANYBEV_REQUIRE_NATIVE"] == "1"
-    reason = _native.load() if declared and wanted else None
+    reason = _native.unavailable(backend.device_type) if declared and wanted else None
     if reason:
         yield f"{reason}; ANYBEV_REQUIRE_NATIVE=0 trains on the references, slower"
 

@@ -1,9 +1,9 @@
 """sparse_conv and its gradients through mx_driving's sparse convolutions.
 
-mx_driving builds neighbour tables of its own and does not document their layout: a submanifold table comes
-out of ``indice_subm_conv``, a strided one out of ``indice_conv``. Both are asked for once a plan,
-by a convolution of a few channels of zeros, and travel behind the plan's pair lists. Rows of
-strided outputs ascend there as here.
+mx_driving builds neighbour tables of its own and does not document their layout: a submanifold
+table comes out of ``indice_subm_conv``, a strided one out of ``indice_conv``. Both are asked for
+once a plan, by a convolution of a few channels of zeros, and travel behind the plan's pair lists.
+Rows of strided outputs ascend there as here.
 
     plan        forward                    gradients
     subm        indice_subm_conv           npu_subm_sparse_conv3d_grad_v2

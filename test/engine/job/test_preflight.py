@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from anybev.device import get_backend
 from anybev.device.backend import Backend, Probe, ProbeState
+from anybev.device.npu import adapters
 from anybev.device.ops import _native
 from anybev.engine import config as configs
 from anybev.engine.job import command, leftovers, preflight
@@ -37,6 +38,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: int) -> JobOpti
     monkeypatch.delenv("HCCL_IF_IP", raising=False)
     monkeypatch.setattr(leftovers, "find", lambda *_: [])
     monkeypatch.setattr(_native, "load", lambda: None)
+    monkeypatch.setattr(adapters, "installed", lambda: True)
     (tmp_path / "v1.0-trainval").mkdir()
     names = ("nuscenes_infos_train.pkl", "nuscenes_infos_val.pkl", "lidar.pth", "swin.pth")
     for name in names:
@@ -221,6 +223,17 @@ def test_missing_kernels_are_found_unless_references_are_allowed(
     assert problem.startswith("no compiled kernels; ANYBEV_REQUIRE_NATIVE=0 trains on")
     monkeypatch.setenv("ANYBEV_REQUIRE_NATIVE", "0")
     assert preflight.check(ready, config, cpu).problems == ()
+
+
+def test_npus_without_mx_driving_are_named(
+    ready: JobOptions, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ANYBEV_REQUIRE_NATIVE", raising=False)
+    monkeypatch.setattr(adapters, "installed", lambda: False)
+    (problem,) = preflight.check(ready, config, npu(8)).problems
+    assert problem.startswith(
+        "mx_driving, with its kernels, is not installed; ANYBEV_REQUIRE_NATIV"
+    )
 
 
 @pytest.mark.parametrize("same", [True, False])
