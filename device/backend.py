@@ -103,6 +103,10 @@ class Backend:
         found: type[torch.optim.Optimizer] | None = self._module.fused_optimizer(name)
         return found
 
+    def choose_device(self, local_rank: int) -> None:
+        """Make the device of a process with this rank the current one."""
+        self._module.set_device(local_rank)
+
     def synchronize(self) -> None:
         """Wait until everything queued on the current device has run."""
         self._module.synchronize()

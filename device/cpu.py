@@ -39,6 +39,10 @@ def training_settings() -> list[dict[str, str]]:
     return []
 
 
+def set_device(index: int) -> None:
+    """There is one CPU."""
+
+
 def synchronize() -> None:
     """Nothing is queued on the CPU."""
 

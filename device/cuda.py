@@ -57,6 +57,11 @@ def training_settings() -> list[dict[str, str]]:
     return []
 
 
+def set_device(index: int) -> None:
+    """Choose this thread's device."""
+    torch.cuda.set_device(index)
+
+
 def synchronize() -> None:
     """Wait for the current device."""
     torch.cuda.synchronize()

@@ -23,8 +23,12 @@ def unnumbered() -> bool:
 
 
 def joins_by_itself(launcher: str) -> bool:
-    """Whether mmengine cannot start this process group: torchrun on the CPU."""
-    return launcher == "pytorch" and unnumbered() and not dist.is_initialized()
+    """Whether mmengine would start another process group than the backend's.
+
+    With torchrun on the CPU it starts none; on npu one of HCCL alone, which takes no host tensors.
+    """
+    several = ":" in current_backend().collective
+    return launcher == "pytorch" and (unnumbered() or several) and not dist.is_initialized()
 
 
 def join(options: Mapping[str, Any]) -> None:
@@ -48,6 +52,7 @@ def join(options: Mapping[str, Any]) -> None:
     if "timeout" in arguments:
         arguments["timeout"] = datetime.timedelta(seconds=arguments["timeout"])
     _choose_interface()
+    current_backend().choose_device(int(os.environ.get("LOCAL_RANK", "0")))
     try:
         dist.init_process_group(**arguments)
     except RuntimeError as error:  # of the store and of gloo, both with torch's own text

@@ -78,6 +78,11 @@ def training_settings() -> list[dict[str, str]]:
     return settings.facts()
 
 
+def set_device(index: int) -> None:
+    """Choose this thread's device."""
+    _runtime().set_device(index)
+
+
 def synchronize() -> None:
     """Wait for the current device."""
     _runtime().synchronize()

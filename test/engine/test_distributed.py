@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from anybev import envs
+from anybev.device import get_backend
 from anybev.engine import checkpoint, distributed, newest
 from anybev.testing.processes import TOOLS, Job
 from anybev.testing.tiny_config import CONFIG_FILE, tiny_options
@@ -47,6 +48,15 @@ def test_pytorch_launcher_needs_torchrun(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(RuntimeError, match="must be started by torchrun, got no RANK"):
         distributed.join({"backend": "gloo"})
+
+
+@pytest.mark.parametrize(("name", "itself"), [("cpu", True), ("cuda", False), ("npu", True)])
+def test_the_backend_s_own_collectives_are_joined(
+    name: str, itself: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "current_backend", lambda: get_backend(name))
+    assert distributed.joins_by_itself("pytorch") is itself
+    assert not distributed.joins_by_itself("slurm")
 
 
 def test_a_rank_that_cannot_join_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
