@@ -59,21 +59,21 @@ __global__ void __launch_bounds__(kThreads)
 template <class In, class Sum>
 __global__ void __launch_bounds__(kThreads)
     find_first(const int32_t* point2voxel, const In* features, const Sum* reduced, int64_t points,
-               int64_t voxels, int64_t channels, int* first) {
+               int64_t voxels, int64_t channels, uint32_t* first) {
   for (int64_t e = first_item(); e < points * channels; e += item_stride()) {
     const int64_t i = e / channels, channel = e - i * channels;
     const int32_t voxel = point2voxel[i];
     if (!is_known(voxel, voxels)) continue;
     const Sum value = static_cast<Sum>(features[e]), most = reduced[voxel * channels + channel];
     if (value == most || (value != value && most != most)) {
-      atomicMin(first + voxel * channels + channel, static_cast<int>(i));
+      atomicMin(first + voxel * channels + channel, static_cast<uint32_t>(i));
     }
   }
 }
 
 template <class Sum>
 __global__ void __launch_bounds__(kThreads)
-    hand_out(const Sum* grad, const int32_t* point2voxel, const int* first, int64_t points,
+    hand_out(const Sum* grad, const int32_t* point2voxel, const uint32_t* first, int64_t points,
              int64_t voxels, int64_t channels, Sum* out) {
   for (int64_t e = first_item(); e < points * channels; e += item_stride()) {
     const int64_t i = e / channels, channel = e - i * channels;
@@ -106,8 +106,8 @@ void scatter_gradient(Context& context, const Sum* grad, const int32_t* point2vo
            channels, reduce == Reduce::kMean, out);
     return;
   }
-  int* const first = context.buffer<int>(voxels * channels);
-  fill_bytes(context, first, 0x7f, voxels * channels * sizeof(int));  // above every row
+  uint32_t* const first = context.buffer<uint32_t>(voxels * channels);
+  fill_bytes(context, first, 0xff, voxels * channels * sizeof(uint32_t));  // above every row
   launch(context, find_first<In, Sum>, blocks, kThreads, 0, point2voxel, features, reduced, points,
          voxels, channels, first);
   launch(context, hand_out<Sum>, blocks, kThreads, 0, grad, point2voxel, first, points, voxels,

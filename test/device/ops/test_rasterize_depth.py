@@ -182,7 +182,9 @@ def test_nothing_waits_for_the_lidar_augmentation(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delattr(f"{rasterize_depth.__module__}._inverse")
     assert torch.equal(rasterize_depth(*inputs, lidar_aug, SIZE), expected)
     for bad in (torch.zeros(4, 4), EYE * math.nan):
-        assert rasterize_depth(*inputs, bad, SIZE).isnan().all()
+        image = rasterize_depth(*inputs, bad.requires_grad_(), SIZE)
+        assert image.isnan().all()
+        assert not image.requires_grad
 
 
 def test_non_contiguous(implementation: str) -> None:
