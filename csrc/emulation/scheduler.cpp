@@ -3,6 +3,7 @@
 #include <ucontext.h>
 
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -169,7 +170,9 @@ int vote(int yes) {
 }  // namespace
 
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body) {
-  if (machine.body) throw std::runtime_error("emulated kernel: one at a time");
+  static std::recursive_mutex one_at_a_time;  // calls of other threads wait
+  const std::lock_guard<std::recursive_mutex> lock(one_at_a_time);
+  if (machine.body) throw std::runtime_error("emulated kernel: a kernel must not start another");
   prepare(block, shared_bytes);
   block_size = block, grid_size = grid;
   machine.body = &body;

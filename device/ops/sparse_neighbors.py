@@ -233,7 +233,7 @@ def sparse_neighbors(
         mode: ``subm`` or ``strided``; ``SparseNeighbors.inverse()`` gives the third kind.
 
     Returns:
-        The plan; the same to the last bit on any number of threads.
+        The plan; the same to the last bit on any number of threads and on every device.
 
     Raises:
         TypeError: coords are no int32 tensor.

@@ -43,4 +43,19 @@ void sort_pairs(Context& context, const Key* keys, Key* sorted_keys, const Value
         "sort");
 }
 
+// The same for keys alone.
+template <class Key>
+void sort_keys(Context& context, const Key* keys, Key* sorted_keys, int64_t count, int begin_bit,
+               int end_bit) {
+  if (count == 0) return;
+  size_t bytes = 0;
+  check(cub::DeviceRadixSort::SortKeys(nullptr, bytes, keys, sorted_keys, count, begin_bit, end_bit,
+                                       context.stream),
+        "sort");
+  void* scratch = context.allocate(bytes);
+  check(cub::DeviceRadixSort::SortKeys(scratch, bytes, keys, sorted_keys, count, begin_bit, end_bit,
+                                       context.stream),
+        "sort");
+}
+
 }  // namespace anybev::cuda

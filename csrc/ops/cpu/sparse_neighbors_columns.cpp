@@ -57,20 +57,6 @@ uint64_t* zeroed_words(int64_t count) {
 
 }  // namespace
 
-Span reaching(int64_t i, int axis, const ConvGeometry& g, int64_t size) {
-  const int64_t reach = i + g.padding[axis], stride = g.stride[axis];
-  const int64_t low = reach - g.kernel[axis] + 1;
-  return {low <= 0 ? 0 : (low + stride - 1) / stride, std::min(reach / stride, size - 1)};
-}
-
-Shape3 output_shape(const Shape3& shape, const ConvGeometry& g) {
-  if (g.subm) return shape;
-  const auto size = [&](int64_t cells, int axis) {
-    return (cells + 2 * g.padding[axis] - g.kernel[axis]) / g.stride[axis] + 1;
-  };
-  return {size(shape.x, 0), size(shape.y, 1), size(shape.z, 2)};
-}
-
 void ColumnIndex::resize(const Shape3& shape, int64_t pad_x, int64_t pad_y) {
   size_x_ = shape.x;
   depth_ = static_cast<int32_t>(shape.z);

@@ -15,20 +15,6 @@
 
 namespace anybev::sparse_neighbors {
 
-struct Shape3 {
-  int64_t x, y, z;
-};
-
-// Cells along each axis of the output grid.
-Shape3 output_shape(const Shape3& shape, const ConvGeometry& geometry);
-
-// Outputs along one axis whose kernel covers input position i, first to last; none when last is
-// below first.
-struct Span {
-  int64_t first, last;
-};
-Span reaching(int64_t i, int axis, const ConvGeometry& geometry, int64_t size);
-
 class ColumnIndex {
  public:
   // Widest plane, in columns: beyond it the index costs more than it saves.

@@ -228,11 +228,15 @@ std::vector<at::Tensor> plans(const at::Tensor& coords, at::IntArrayRef spatial_
   TORCH_CHECK_VALUE(coords.size(0) <= std::numeric_limits<int32_t>::max(),
                     "sparse_neighbors: coords must have fewer than 2^31 rows, got ",
                     coords.size(0));
-  const Pyramid pyramid(spatial_shape, batch_size, specs);
+  TORCH_CHECK_VALUE(spatial_shape.size() == 3 && specs.size() % Pyramid::kPacked == 0,
+                    "sparse_neighbors: specs must hold ", Pyramid::kPacked,
+                    " integers a layer, got ", specs.size());
+  const Pyramid pyramid(spatial_shape.data(), batch_size, specs.data(),
+                        specs.size() / Pyramid::kPacked);
   const at::Tensor rows = coords.contiguous();
   const int32_t* sites = rows.const_data_ptr<int32_t>();
   const RowOrder order = check_rows(sites, rows.size(0), pyramid);
-  if (order.by_sample && pyramid.fits_columns(order.largest_sample()))
+  if (order.by_sample && fits_columns(pyramid, order.largest_sample()))
     return plans_by_columns(sites, pyramid, order);
   return plans_by_keys(sites, rows.size(0), pyramid);
 }

@@ -4,9 +4,10 @@
 
 #include <cstdint>
 
+#include "common/sparse_geometry.h"
+
 namespace anybev::sparse_neighbors {
 
-constexpr int kTile = 128;  // rows of one tile, as TILE in device/ops/_sparse_spec.py
 constexpr int kGroup = 16;  // rows that one presence word covers
 constexpr int kGroups = kTile / kGroup;
 
@@ -17,15 +18,6 @@ inline int32_t count_bits(uint64_t v) {
   v = (v + (v >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
   return static_cast<int32_t>(v * 0x0101010101010101u >> 56);
 }
-
-// Geometry of one convolution, axes x, y, z.
-struct ConvGeometry {
-  bool subm;
-  int32_t kernel[3], stride[3], padding[3];
-
-  int columns() const { return kernel[0] * kernel[1]; }
-  int offsets() const { return kernel[0] * kernel[1] * kernel[2]; }
-};
 
 // The occupied cells of one sample as readers see them. A column (x, y) is one word: bit z of its
 // low `depth` bits is set when the cell is occupied, the bits above hold the rank of its lowest

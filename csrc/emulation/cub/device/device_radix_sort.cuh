@@ -30,6 +30,13 @@ struct DeviceRadixSort {
     }
     return cudaSuccess;
   }
+  template <class Key>
+  static cudaError_t SortKeys(void* scratch, size_t& bytes, const Key* keys, Key* sorted_keys,
+                              int64_t count, int begin_bit, int end_bit, cudaStream_t stream) {
+    std::vector<Key> unused(count);
+    return SortPairs(scratch, bytes, keys, sorted_keys, keys, unused.data(), count, begin_bit,
+                     end_bit, stream);
+  }
 };
 
 }  // namespace cub
