@@ -102,7 +102,8 @@ def _inverse_on_device(lidar_aug_matrix: Tensor) -> Tensor:
     """The same by cofactors, where the matrix is; not finite for one that has no inverse."""
     m = lidar_aug_matrix.detach()[:3, :3].double()
     cofactors = torch.linalg.cross(m.roll(-1, 0), m.roll(-2, 0))
-    return (cofactors / (m[0] * cofactors[0]).sum()).t().float()
+    inverse: Tensor = (cofactors / (m[0] * cofactors[0]).sum()).t().float()
+    return inverse
 
 
 def rasterize_depth(
