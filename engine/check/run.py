@@ -20,7 +20,7 @@ from anybev.engine.check.environment import environment_rows
 from anybev.engine.check.memory import memory_rows
 from anybev.engine.check.operators import OperatorCheck, chosen_cases
 from anybev.engine.check.results import Row, Status
-from anybev.engine.check.step import MODELS, step_rows, timing_row
+from anybev.engine.check.step import MODELS, mixed_precision_rows, step_rows, timing_row
 
 SCHEMA = 1
 _QUICK_STEPS = 3
@@ -133,7 +133,8 @@ def _sections(
     if whole:
         steps = min(request.steps, _QUICK_STEPS) if request.quick else request.steps
         step = partial(step_rows, backend, reduced_float32=reduced)
-        yield "training step", [partial(step, name) for name in MODELS]
+        parts = [partial(step, name) for name in MODELS]
+        yield "training step", [*parts, partial(mixed_precision_rows, backend)]
         yield "collectives", [lambda: collective_rows(backend, request.program)]
         yield "timing", [lambda: [timing_row(backend, steps)]]
 

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from anybev.datasets.sample import Batch
 from anybev.device import Backend
 from anybev.engine.builder import build_detector
-from anybev.engine.check.compare import MODEL_LIMIT, REDUCED_FLOAT32_LIMIT, worst_error
+from anybev.engine.check.compare import (
+    AUTOCAST_GRADIENT_LIMIT,
+    AUTOCAST_LOSS_LIMIT,
+    MODEL_LIMIT,
+    REDUCED_FLOAT32_LIMIT,
+    short,
+    worst_error,
+)
 from anybev.engine.check.operators import all_on_reference, operators_on
 from anybev.engine.check.results import Row, Status, failed, judged, timed
 from anybev.engine.check.tiny import tiny_batch, tiny_model_cfg
@@ -94,6 +101,12 @@ def _outcome(model: nn.Module, batch: Batch) -> Outcome:
     )
 
 
+def _apart(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Length of the difference of all values over the length of the expected ones."""
+    wanted = _flat(expected)
+    return float((_flat(actual) - wanted).norm() / wanted.norm())
+
+
 def _flat(values: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([value.double().flatten() for value in values.values()])
 
@@ -134,6 +147,38 @@ def step_rows(backend: Backend, name: str, *, reduced_float32: bool = False) -> 
         return [failed(rows[0], error)]
     rows = [replace(row, seconds=clock.seconds) for row in rows]
     return [_judge(row, getattr(actual, row.name), getattr(expected, row.name)) for row in rows]
+
+
+def mixed_precision_rows(backend: Backend) -> list[Row]:
+    """Losses and gradients under the backend's autocast against the CPU's in float32.
+
+    Single gradients have few bits; what is compared is their direction and length as a whole.
+
+    Args:
+        backend: present on this machine.
+    """
+    rows = [
+        Row(SECTION, part, "autocast", Status.PASS, dtype=short(backend.amp_dtype))
+        for part in ("losses", "gradients")
+    ]
+    try:
+        model_cfg, batch = _cameras()
+        with operators_on(all_on_reference()):
+            expected = _outcome(_build(model_cfg), batch)
+        device = backend.device()
+        model = _build(model_cfg).to(device)
+        with timed() as clock, backend.autocast():
+            actual = _outcome(model, batch.to(device))
+        apart = _apart(actual.gradients, expected.gradients)
+    except Exception as error:  # whatever the device raises is the step's failure
+        return [failed(rows[0], error)]
+    losses, gradients = (replace(row, seconds=clock.seconds) for row in rows)
+    errors = {n: worst_error(actual.losses[n], value) for n, value in expected.losses.items()}
+    where = max(errors, key=errors.__getitem__)
+    return [
+        judged(losses, errors[where], AUTOCAST_LOSS_LIMIT, where),
+        judged(gradients, apart, AUTOCAST_GRADIENT_LIMIT, _WHOLE),
+    ]
 
 
 def timing_row(backend: Backend, steps: int, progress: Callable[[], None] = lambda: None) -> Row:

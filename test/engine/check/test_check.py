@@ -248,6 +248,14 @@ def test_batch_statistics_that_stay_behind_fail(monkeypatch: pytest.MonkeyPatch)
     assert (rows["losses"].status, rows["buffers"].status) == (Status.PASS, Status.FAIL)
 
 
+def test_a_gradient_that_is_lost_under_autocast_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    _break(monkeypatch, "lift_splat_backward", lambda result: result * 0)
+    _break(monkeypatch, "sparse_conv_grad_weight", lambda result: result * 30)
+    losses, gradients = step.mixed_precision_rows(get_backend("cpu"))
+    assert losses.status is Status.PASS
+    assert gradients.status is Status.FAIL
+
+
 def test_a_step_that_raises_is_a_failed_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "_outcome", _raise_two)
     (row,) = step.step_rows(get_backend("cpu"), "lidar")
