@@ -32,6 +32,7 @@ from typing import Any
 
 import anybev
 from anybev.device.report import commit
+from anybev.device.triton import OPTIONS
 
 ASCEND = "Ascend910B3"
 CUDA = (80, 90, 100)
@@ -62,7 +63,7 @@ def to_linalg(example: Any, constants: dict[str, int]) -> str:
 
     target = GPUTarget("npu", ASCEND, 0)
     backend = compiler.AscendBackend(target)
-    options = backend.parse_options({"enable_fp_fusion": False})
+    options = backend.parse_options(dict(OPTIONS))
     source = ASTSource(
         fn=example.kernel, signature=dict(example.signature), constants=dict(constants)
     )
@@ -122,7 +123,7 @@ def compile_for_cuda(example: Any, constants: dict[str, int], architecture: int)
     signature = {name: types[name] for name in example.kernel.arg_names}
     source = ASTSource(fn=example.kernel, signature=signature, constexprs=constants)
     target = GPUTarget("cuda", architecture, 32)
-    compiled = triton.compile(source, target=target, options={"enable_fp_fusion": False})
+    compiled = triton.compile(source, target=target, options=dict(OPTIONS))
     return {
         "status": 0,
         "cubin_bytes": len(compiled.asm["cubin"]),

@@ -16,6 +16,8 @@ from anybev import envs
 
 # Ascend numbers programs in 16 bits; kernels loop over their tasks.
 _MAX_PROGRAMS = (1 << 16) - 1
+#: Of every compilation: multiplications and additions stay apart, each rounds as in the contracts.
+OPTIONS = {"enable_fp_fusion": False}
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,11 @@ def check_runs_on(operator: str, kernel: Any, device: torch.device) -> None:
 
 
 def launch(kernel: Any, tasks: int, device: torch.device, *args: Any, **constants: int) -> None:
-    """Run ``kernel`` on the current stream of ``device``, one program a task where they may be.
-
-    Multiplications and additions stay apart: each rounds as in the contracts.
-    """
+    """Run ``kernel`` on the current stream of ``device``, one program a task where they may be."""
     if not tasks:
         return
     guard: Any = contextlib.nullcontext()
     if device.index is not None:
         guard = torch.get_device_module(device).device(device.index)
     with guard:
-        kernel[(min(tasks, _MAX_PROGRAMS),)](*args, **constants, enable_fp_fusion=False)
+        kernel[(min(tasks, _MAX_PROGRAMS),)](*args, **constants, **OPTIONS)

@@ -33,7 +33,7 @@ class Case(NamedTuple):
     depths: int = 5
     channels: int = 19
     height: int = 3
-    width: int = 4
+    width: int = 3
     grid: tuple[int, int, int] = (4, 5, 2)
     dtype: torch.dtype = torch.float32
     form: str = ""
@@ -57,6 +57,8 @@ CASES = {
     "logits that are not finite": Case(1, form="nan"),
 }
 
+TINY = Case(1, 1, 2, 3, 1, 2, (2, 1, 1))
+
 
 def inputs(case: Case) -> tuple[Any, ...]:
     """All arguments, in the operator's order."""
@@ -74,7 +76,8 @@ def inputs(case: Case) -> tuple[Any, ...]:
     elif case.form == "not finite":
         rays.view(-1)[:9:2] = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38, -1e20])
     elif case.form == "nan":
-        rays[0, 0, 0, 0] = 1000.0  # every point of this pixel is outside
+        rays[0, 0, :2, 0] = 1000.0  # every point of these pixels is outside
+        logits[0, 0, 0, 1, 0] = torch.nan
         logits[0, 0, case.depths + 1, 0, :2] = torch.nan
         logits[0, 1, :2, 1, 1] = torch.nan
         logits[0, 1, 1, 2, 2] = -torch.inf
@@ -83,12 +86,19 @@ def inputs(case: Case) -> tuple[Any, ...]:
 
 
 def borders() -> tuple[Any, ...]:
-    """Weight and context are 1, so cells hold counts: many points on and near the borders."""
+    """Weight and context are 1, so cells hold counts: points within two roundings of a border.
+
+    Another order of operations, a product with the reciprocal or a fused multiplication and
+    addition each move tens of the points to another cell.
+    """
     generator = torch.Generator().manual_seed(2)
-    rays = torch.randint(-5, 6, (1, 1, 20, 100, 3), generator=generator).float() * 0.1
-    rays += torch.randint(-2, 3, rays.shape, generator=generator) * 1e-7
-    geometry = rays, torch.zeros(1, 1, 3), torch.ones(1)
-    return torch.ones(1, 1, 2, 20, 100), *geometry, [-0.3] * 3, [0.1, 0.2, 0.3], [6, 3, 2]
+    size, grid, depth, origin, lower = [0.33, 0.21, 0.07], [6, 3, 2], 1.7, 0.03, -0.7
+    border = [torch.randint(0, n + 1, (20, 100), generator=generator) for n in grid]
+    rays = (torch.stack(border, -1) * torch.tensor(size) + lower - origin) / depth
+    roundings = torch.randint(-2, 3, rays.shape, generator=generator, dtype=torch.int32)
+    rays = (rays.view(torch.int32) + roundings).view(torch.float32)[None, None]
+    geometry = rays, torch.full((1, 1, 3), origin), torch.tensor([depth])
+    return torch.ones(1, 1, 2, 20, 100), *geometry, [lower] * 3, size, grid
 
 
 def weight_of(out: Tensor) -> Tensor:
@@ -107,10 +117,16 @@ def results(arguments: tuple[Any, ...], device: torch.device) -> tuple[Tensor, T
 
 
 def computed() -> dict[str, tuple[Tensor, Tensor]]:
-    """Everything the process of its own computes."""
+    """Everything the process of its own computes; torch's own checks run there too."""
     device = current_backend().device()
     found = {name: results(inputs(case), device) for name, case in CASES.items()}
     found["again"] = results(inputs(CASES["many points a cell"]), device)
+    logits, *rest = (v.to(device) if isinstance(v, Tensor) else v for v in inputs(TINY))
+    leaf = logits.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: lift_splat(x, *rest), leaf)
+    out = lift_splat(logits, *rest)
+    torch.library.opcheck(torch.ops.anybev.lift_splat_triton, (logits, *rest))
+    torch.library.opcheck(torch.ops.anybev.lift_splat_backward_triton, (out, logits, *rest))
     tensors, setting = borders()[:4], borders()[4:]
     counts = lift_splat(*(v.to(device) for v in tensors), *setting).cpu()
     return {**found, "borders": (counts, counts)}
