@@ -36,6 +36,9 @@ DECLARED: dict[str, frozenset[str]] = {
             "scatter_points",
             "rasterize_depth",
             "draw_heatmap",
+            "lift_splat",
+            "bev_pool",
+            "sparse_neighbors",
         }
     ),
     # Adapters to mx_driving; rasterize_depth and sparse_neighbors run on their references.

@@ -108,7 +108,9 @@ def bev_pool(features: Tensor, coords: Tensor, batch_size: int, grid: Sequence[i
     """Add up the features of all points that fall into each cell.
 
     Sums run in float32 (float64 for float64 features), in point order and each cell by one thread:
-    on the CPU the result has the same bits for any number of threads. Cells without a point are 0.
+    on the CPU the result has the same bits for any number of threads, and the CUDA kernel adds in
+    the same order. Cells without a point are 0. On CUDA each direction waits for the device once,
+    to read whether every coordinate is in the grid.
     Autocast changes nothing: half precision features are taken as they come, and sums over
     hundreds of points are not rounded to it.
 

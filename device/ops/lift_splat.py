@@ -199,8 +199,11 @@ def lift_splat(
     their weight is not given to the others. Cells are computed in float32, operation by operation,
     and are the same in every implementation.
 
-    The CPU kernel never holds the lifted (D, h, w, C) volume; each cell is summed by one thread in
-    the order of the pictures' columns, so the result has the same bits for any number of threads.
+    The compiled kernels never hold the lifted (D, h, w, C) volume; each cell is summed by one owner
+    in the order of the pictures' columns, so on the CPU the result has the same bits for any number
+    of threads, and on CUDA, where nothing is added atomically, in every run. The gradient likewise.
+    Beside input and output the CUDA kernel takes up to 24 bytes a point, of at most 2^24 points at
+    a time, and never waits for the device.
 
     Args:
         logits: (B, N, D + C, h, w) float32, float16, bfloat16 or float64; any memory format, no

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "common/isa.h"
+#include "ops/bev_pool_checks.h"
 
 namespace anybev::bev_pool {
 namespace {
@@ -35,30 +36,12 @@ struct Grid {
 [[noreturn]] void refuse(const int32_t* coords, int64_t count, const Grid& grid) {
   for (int64_t i = 0; i < count; ++i, coords += 4) {
     for (int axis = 0; axis < 4; ++axis) {
-      const bool inside = coords[axis] >= 0 && coords[axis] < grid.bounds[axis];
-      TORCH_CHECK_VALUE(inside, "bev_pool: coords must be in [0, ", at::IntArrayRef(grid.bounds),
-                        "), got ", at::ArrayRef<int32_t>(coords, 4), " in row ", i);
+      if (coords[axis] < 0 || coords[axis] >= grid.bounds[axis]) {
+        refuse_point(at::ArrayRef<int32_t>(coords, 4), i, grid.bounds);
+      }
     }
   }
   TORCH_CHECK(false, "bev_pool: coords changed while they were read");
-}
-
-// Called through torch.ops, nothing has looked at the shapes yet.
-void check(const at::Tensor& coords, int64_t count, int64_t batch_size, at::IntArrayRef xyz) {
-  TORCH_CHECK_VALUE(
-      coords.sizes() == at::IntArrayRef({count, 4}) && coords.scalar_type() == at::kInt,
-      "bev_pool: coords must be (", count, ", 4) int32, got ", coords.sizes(), " ",
-      coords.scalar_type());
-  bool fits = xyz.size() == 3 && batch_size >= 1;
-  int64_t cells = batch_size;
-  for (size_t axis = 0; fits && axis < 3; ++axis) {
-    fits = xyz[axis] >= 1 && xyz[axis] <= (int64_t{1} << 31) / cells;
-    cells *= fits ? xyz[axis] : 1;
-  }
-  TORCH_CHECK_VALUE(fits && cells < (int64_t{1} << 31),
-                    "bev_pool: batch_size and grid must be 1 and more, at most 2^31 - 1 cells, "
-                    "got ",
-                    batch_size, " and ", xyz);
 }
 
 // Linear cell of each point; an error names the first point outside the grid.
@@ -116,9 +99,7 @@ at::ScalarType sum_type(at::ScalarType type) { return type == at::kDouble ? type
 
 at::Tensor pool(const at::Tensor& features, const at::Tensor& coords, int64_t batch_size,
                 at::IntArrayRef grid_xyz) {
-  TORCH_CHECK_VALUE(features.dim() == 2, "bev_pool: features must be (P, C), got ",
-                    features.sizes());
-  check(coords, features.size(0), batch_size, grid_xyz);
+  check_points(features, coords, batch_size, grid_xyz);
   const Grid grid(batch_size, grid_xyz);
   const Kernels& kernels = kernels_for(features.scalar_type());
   const at::Tensor source = features.contiguous();
@@ -143,13 +124,7 @@ at::Tensor pool(const at::Tensor& features, const at::Tensor& coords, int64_t ba
 
 at::Tensor gather(const at::Tensor& grad, const at::Tensor& coords, at::IntArrayRef grid_xyz,
                   at::ScalarType dtype) {
-  TORCH_CHECK_VALUE(grad.dim() == 4, "bev_pool_backward: grad must be (B, C * Z, X, Y), got ",
-                    grad.sizes());
-  check(coords, coords.dim() ? coords.size(0) : 0, grad.size(0), grid_xyz);
-  TORCH_CHECK_VALUE(
-      grad.size(1) % grid_xyz[2] == 0 && grad.size(2) == grid_xyz[0] && grad.size(3) == grid_xyz[1],
-      "bev_pool_backward: grad must be (B, C * Z, X, Y) of grid ", grid_xyz, ", got ",
-      grad.sizes());
+  check_cells_gradient(grad, coords, grid_xyz);
   const Grid grid(grad.size(0), grid_xyz);
   const Kernels& kernels = kernels_for(dtype);
   const at::Tensor rows = grad.permute({0, 2, 3, 1}).to(sum_type(dtype)).contiguous();

@@ -15,6 +15,7 @@
 #include "common/isa.h"
 #include "common/tasks.h"
 #include "ops/cpu/lift_splat_kernel.h"
+#include "ops/lift_splat_checks.h"
 
 namespace anybev::lift_splat {
 namespace {
@@ -30,7 +31,7 @@ class Input {
         rays_m_(rays_m.contiguous()),
         origins_m_(origins_m.contiguous()),
         depths_m_(depths_m.contiguous()) {
-    check_shapes(lower_m, cell_size_m, grid);
+    check_lift(logits, rays_m_, origins_m_, depths_m_, lower_m, cell_size_m, grid);
     batch_size = logits.size(0);
     cameras = logits.size(1);
     const int64_t depths = depths_m_.numel();
@@ -82,36 +83,6 @@ class Input {
   Problem problem;
 
  private:
-  void check_shapes(at::ArrayRef<double> lower_m, at::ArrayRef<double> cell_size_m,
-                    at::IntArrayRef grid) const {
-    TORCH_CHECK_TYPE(
-        rays_m_.scalar_type() == at::kFloat && origins_m_.scalar_type() == at::kFloat &&
-            depths_m_.scalar_type() == at::kFloat,
-        "lift_splat: rays_m, origins_m and depths_m must be float32, got ", rays_m_.scalar_type(),
-        ", ", origins_m_.scalar_type(), " and ", depths_m_.scalar_type());
-    TORCH_CHECK_VALUE(logits.dim() == 5 && depths_m_.dim() == 1 && depths_m_.numel() > 0 &&
-                          logits.size(2) > depths_m_.numel(),
-                      "lift_splat: logits must be (B, N, D + C, h, w), got ", logits.sizes(),
-                      " for depths ", depths_m_.sizes());
-    const int64_t b = logits.size(0), n = logits.size(1);
-    TORCH_CHECK_VALUE(
-        rays_m_.sizes() == at::IntArrayRef({b, n, logits.size(3), logits.size(4), 3}) &&
-            origins_m_.sizes() == at::IntArrayRef({b, n, 3}),
-        "lift_splat: rays_m must be (B, N, h, w, 3) and origins_m (B, N, 3), got ", rays_m_.sizes(),
-        " and ", origins_m_.sizes());
-    bool fits = grid.size() == 3 && lower_m.size() == 3 && cell_size_m.size() == 3;
-    int64_t cells = 1;
-    for (const int64_t n : grid) {
-      fits = fits && n > 0 && n < (1 << 24);
-      cells = fits ? cells * n : 0;
-      fits = fits && cells < (int64_t{1} << 31);
-    }
-    TORCH_CHECK_VALUE(fits,
-                      "lift_splat: grid must be 3 numbers in [1, 2^24), at most 2^31 - 1 "
-                      "cells, with 3 corners and sizes, got ",
-                      grid);
-  }
-
   const Tensor rays_m_, origins_m_, depths_m_;
 };
 
@@ -216,10 +187,7 @@ Tensor lift_splat_backward(const Tensor& grad, const Tensor& logits, const Tenso
                            at::ArrayRef<double> lower_m, at::ArrayRef<double> cell_size_m,
                            at::IntArrayRef grid) {
   const Input input(computable(logits), rays_m, origins_m, depths_m, lower_m, cell_size_m, grid);
-  const Problem& p = input.problem;
-  TORCH_CHECK_VALUE(grad.sizes() == at::IntArrayRef({input.batch_size, p.grid[2] * p.channels,
-                                                     p.grid[0], p.grid[1]}),
-                    "lift_splat_backward: grad must be (B, C * Z, X, Y), got ", grad.sizes());
+  check_lift_gradient(grad, input.logits, input.problem.depths, grid);
   const Tensor wide = grad.to(input.logits.scalar_type());
   if (logits.scalar_type() == at::kDouble) return backward(kDoubleLiftPortable, input, wide);
   return backward(float_kernels(), input, wide).to(logits.scalar_type());

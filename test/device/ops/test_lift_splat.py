@@ -82,6 +82,7 @@ CASES = {
     "one depth": Case(1, 1, 1, 3, 16, 33),
     "many depths": Case(1, 1, 130, 2, 40, 2),
     "flat and wide grid": Case(1, 2, 6, 4, 8, 8, (1, 30, 1)),
+    "many small pictures": Case(7, 2, 4, 6, 5, 6, (16, 20, 1)),
     "no camera": Case(cameras=0),
 }
 

@@ -49,6 +49,14 @@ def native() -> None:
         pytest.skip("no compiled lift_splat in this installation")
 
 
+@pytest.fixture
+def cpu_kernel(native: None, emulated: bool) -> None:
+    """Skips where the compiled kernel is not the CPU's own."""
+    if emulated:
+        pytest.skip("threads and instruction sets are the CPU kernel's own")
+
+
+@pytest.mark.usefixtures("cpu_kernel")
 @pytest.mark.parametrize("batch_size", [1, 2, 5])
 def test_threads_do_not_change_a_bit(set_threads: Callable[[int], None], batch_size: int) -> None:
     arguments = inputs(batch_size, width=40)
@@ -79,7 +87,7 @@ torch.save(every_shape(), {path!r})
 
 @pytest.mark.parametrize("capability", ["default", "avx2"])
 def test_every_instruction_set_equals_reference(
-    native: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capability: str
+    cpu_kernel: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capability: str
 ) -> None:
     path = tmp_path / "results.pt"
     environment = {
@@ -98,7 +106,7 @@ def test_every_instruction_set_equals_reference(
 
 
 def test_scratch_is_below_a_megabyte_a_thread(
-    native: None, set_threads: Callable[[int], None]
+    cpu_kernel: None, set_threads: Callable[[int], None]
 ) -> None:
     set_threads(2)
     logits, rays, origins, depths, *_ = inputs(1, 1, 118, 80, 32, 88)
