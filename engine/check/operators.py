@@ -53,16 +53,21 @@ def chosen_cases(only: Sequence[str] = ()) -> list[Case]:
 
 @contextmanager
 def operators_on(choices: Mapping[str, str]) -> Iterator[None]:
-    """Choose implementations by operator inside the block, in place of the user's choice."""
-    before = os.environ.get(envs.OPS)
+    """Choose implementations by operator inside the block, in place of the user's choice.
+
+    A reference is then no error, whether or not the user requires native kernels.
+    """
+    before = {name: os.environ.get(name) for name in (envs.OPS, envs.REQUIRE_NATIVE)}
     os.environ[envs.OPS] = ",".join(f"{name}={choice}" for name, choice in choices.items())
+    os.environ[envs.REQUIRE_NATIVE] = "0"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[envs.OPS]
-        else:
-            os.environ[envs.OPS] = before
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def all_on_reference() -> dict[str, str]:

@@ -36,6 +36,7 @@ from pathlib import Path
 
 BACKENDS = ("cpu", "cuda", "npu")
 OPS = "ANYBEV_OPS"
+REQUIRE_NATIVE = "ANYBEV_REQUIRE_NATIVE"
 IMPLEMENTATIONS = ("reference", "triton")  # what a user may force an operator to
 JOB_STARTED = "ANYBEV_JOB_STARTED"
 JOB_ROUND = "ANYBEV_JOB_ROUND"
@@ -122,7 +123,7 @@ def native_library() -> Path | None:
 
 def require_native() -> bool:
     """Whether an operator that falls back to its reference is an error."""
-    return _flag("ANYBEV_REQUIRE_NATIVE")
+    return _flag(REQUIRE_NATIVE)
 
 
 def traceback() -> bool:

@@ -19,6 +19,7 @@ from anybev.engine.check.collectives import collective_rows
 from anybev.engine.check.results import Status
 from anybev.engine.check.run import Report, Request, run
 from anybev.engine.check.table import report_table
+from anybev.testing.fake_mx_driving import stand_in
 
 _PROGRAM = (sys.executable, "-m", "anybev.testing.simnpu", str(Path(member.__file__)))
 
@@ -99,3 +100,47 @@ def test_a_process_that_never_saw_the_device_is_quoted() -> None:
     assert row.status is Status.FAIL
     assert "process 0: RuntimeError" in row.message
     assert torch.device("npu:0").index == 0
+
+
+_VENDOR_OPERATORS = "bev_pool,draw_heatmap,points_in_boxes,voxelize_dynamic,voxelize_hard"
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"]
+    return rows
+
+
+def test_vendor_kernels_pass_inside_their_limits_and_are_left_outside(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    arguments = ["check", "--quick", "--ops", _VENDOR_OPERATORS, "--json", str(path)]
+    with stand_in() as binding:
+        result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    rows = _rows(path)
+    vendor = {row["name"] for row in rows if row["implementation"] == "vendor"}
+    assert vendor == set(_VENDOR_OPERATORS.split(","))
+    pooled = {row["case"]: row for row in rows if row["name"] == "bev_pool"}
+    assert pooled["forward: 200 points x 360"]["implementation"] == "vendor"
+    outside = pooled["forward: 200 points x 361"]
+    assert outside["implementation"] == "reference"
+    assert "channels must divide by 8, got 361" in outside["message"]
+    assert {"npu_bev_pool_v3", "hard_voxelize"} <= set(binding.calls)
+
+
+def test_a_vendor_kernel_that_is_off_can_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.json"
+    arguments = ["check", "--quick", "--ops", "points_in_boxes", "--json", str(path)]
+    with stand_in():
+        package = sys.modules["mx_driving"]
+        sound = package.points_in_boxes_all
+        monkeypatch.setattr(
+            package, "points_in_boxes_all", lambda boxes, points: 1 - sound(boxes, points)
+        )
+        broken = CliRunner().invoke(main, arguments)
+        assert broken.exit_code == 1
+        assert 'ANYBEV_OPS="points_in_boxes=reference"' in broken.output
+        monkeypatch.setenv("ANYBEV_OPS", "points_in_boxes=reference")
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert {row["implementation"] for row in _rows(path)} == {"reference"}

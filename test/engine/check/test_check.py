@@ -223,6 +223,14 @@ def test_the_users_choice_comes_back() -> None:
         assert envs.forced_references() == {"bev_pool"}
 
 
+def test_a_reference_is_no_error_where_native_kernels_are_required(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(envs.REQUIRE_NATIVE, "1")
+    assert _check("--quick", "--ops", "points_in_boxes,draw_heatmap").exit_code == 0
+    assert envs.require_native()
+
+
 def test_a_training_step_with_a_broken_operator_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     _break(monkeypatch, "sparse_conv_grad_weight", lambda result: result * 1.01)
     rows = {row.name: row for row in step.step_rows(get_backend("cpu"), "lidar")}
