@@ -151,6 +151,14 @@ T __reduce_add_sync(unsigned mask, T value) {
   }
   return sum;
 }
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+  const auto* slots = ::anybev::emulation::exchange(mask, &value, sizeof value);
+  unsigned any = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if (mask >> lane & 1) any |= ::anybev::emulation::read<unsigned>(slots, lane);
+  }
+  return any;
+}
 
 inline int __popc(unsigned x) { return std::popcount(x); }
 inline int __popcll(unsigned long long x) { return std::popcount(x); }
@@ -176,6 +184,7 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
 inline float __expf(float x) { return std::exp(x); }
 inline void sincosf(float x, float* sin, float* cos) { *sin = std::sin(x), *cos = std::cos(x); }
 inline void __threadfence() {}

@@ -39,6 +39,7 @@ DECLARED: dict[str, frozenset[str]] = {
             "lift_splat",
             "bev_pool",
             "sparse_neighbors",
+            "sparse_conv",
         }
     ),
     # Adapters to mx_driving; rasterize_depth and sparse_neighbors run on their references.

@@ -40,8 +40,13 @@ def sparse_conv(
 
     Sums are accumulated in float32 (float64 for float64 input) in the order of the kernel offsets,
     each output row by one thread: on CPU the compiled kernel gives the same bits for any number of
-    threads. Under autocast the features are cast to autocast's dtype, which the output then has;
-    the weight is rounded to it inside, so its gradient stays in the weight's own dtype.
+    threads, on CUDA it gives the same bits each time. Under autocast the features are cast to
+    autocast's dtype, which the output then has; the weight is rounded to it inside, so its gradient
+    stays in the weight's own dtype.
+
+    CUDA multiplies float16 and bfloat16 on tensor cores; float32 exactly, or in TF32 where the user
+    allows that for products of matrices (``torch.backends.cuda.matmul.allow_tf32``). Lists that
+    name other features than there are, an error on CPU, make the sums they belong to NaN there.
 
     Args:
         features: (N, Cin) features of the input sites, in the row order of ``plan.in_coords``;
