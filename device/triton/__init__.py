@@ -18,6 +18,8 @@ from anybev import envs
 _MAX_PROGRAMS = (1 << 16) - 1
 #: Of every compilation: multiplications and additions stay apart, each rounds as in the contracts.
 OPTIONS = {"enable_fp_fusion": False}
+# Device -> the part of triton that compiles for it, and the package that has it.
+_PACKAGES = {"cuda": ("nvidia", "triton"), "npu": ("ascend", "triton-ascend")}
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,25 @@ def check_installed(operator: str) -> None:
 
 
 def check_runs_on(operator: str, kernel: Any, device: torch.device) -> None:
-    """Raise unless triton compiles ``kernel`` for ``device`` or interprets it.
+    """Raise unless the installed triton compiles ``kernel`` for ``device``, or interprets it.
 
     Raises:
-        MachineError: the device is the CPU and the kernel is not interpreted.
+        MachineError: it does not.
     """
     from triton import JITFunction
 
-    if device.type == "cpu" and isinstance(kernel, JITFunction):
+    if not isinstance(kernel, JITFunction):  # interpreted
+        return
+    if device.type not in _PACKAGES:
         raise envs.MachineError(
-            f"{operator}: logits must be on a device that Triton compiles for, got cpu; try "
-            f"ANYBEV_OPS without {operator}=triton"
+            f"{operator}: logits must be on a device that Triton compiles for, got {device.type}; "
+            f"try ANYBEV_OPS without {operator}=triton"
+        )
+    module, package = _PACKAGES[device.type]
+    if importlib.util.find_spec(f"triton.backends.{module}") is None:
+        raise envs.MachineError(
+            f"{operator}: triton must be of the package {package} for {device.type}, got another; "
+            f"try pip install {package}, or ANYBEV_OPS without {operator}=triton"
         )
 
 

@@ -4,11 +4,13 @@ Whether Triton interprets is settled when it is imported, so a process of its ow
 CPU by the interpreter, on a device by the compiler.
 """
 
+import importlib
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from anybev import envs
 from anybev.device.backend import current_backend
 from anybev.device.ops.lift_splat import _BACKWARD, _CONTRACT, lift_splat
 from anybev.device.ops.nms_rotated import _CONTRACT as NMS
+from anybev.device.triton import check_runs_on
 from anybev.testing.tolerances import tolerances
 
 LOWER_M, CELL_SIZE_M = [-4.0, -4.5, -2.0], [2.0, 1.6, 2.0]
@@ -246,3 +249,12 @@ def test_what_the_kernels_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) 
     *arguments, _ = inputs(Case(1, 1, 5, 80, 1, 1))
     with pytest.raises(ValueError, match="a sample must have at most 2\\^31 - 1 logits and"):
         lift_splat(*arguments, [1 << 20, 1 << 5, 1])
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_the_wrong_package_for_a_device_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = importlib.import_module("anybev.device.triton.lift_splat_kernel").gradient
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for device, package in (("npu", "triton-ascend"), ("cuda", "triton")):
+        with pytest.raises(envs.MachineError, match=f"of the package {package} for {device}, got"):
+            check_runs_on("lift_splat", kernel, SimpleNamespace(type=device))
