@@ -109,7 +109,7 @@ def lower_for_ascend(example: Any, constants: dict[str, int]) -> dict[str, Any]:
     return {
         "status": status,
         "ub_overflow": "ub overflow" in messages.lower(),
-        "message": messages.replace("\n", " ")[-300:] if status else "",
+        "message": "; ".join(re.findall(r"error: (.*?)(?:!|$)", messages, re.M)) if status else "",
     }
 
 

@@ -37,7 +37,8 @@ def installed(module: str) -> bool:
 
 
 @pytest.mark.skipif(
-    not installed("triton.backends.nvidia"), reason="triton is not installed (requirements/test.in)"
+    not installed("triton.backends.nvidia"),
+    reason="upstream triton is not installed (requirements/test.in)",
 )
 def test_kernels_compile_for_every_architecture_of_the_cuda_build(tmp_path: Path) -> None:
     status, report = lower(tmp_path)
