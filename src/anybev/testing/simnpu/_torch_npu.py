@@ -47,6 +47,24 @@ class NpuFusedAdamW(torch.optim.AdamW):
         return torch.nn.utils.clip_grad_norm_(everything, max_norm, norm_type)
 
 
+class _TensorType(type):
+    """What ``torch.npu.LongTensor`` is: a type whose instances are npu's tensors of one dtype."""
+
+    dtype: torch.dtype
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, Tensor) and value.is_npu and value.dtype is cls.dtype  # type: ignore[attr-defined]
+
+
+def _tensor_types() -> dict[str, type]:
+    names = {"Bool": torch.bool, "Float": torch.float32, "Half": torch.float16}
+    names |= {"Int": torch.int32, "Long": torch.int64}
+    return {
+        f"{name}Tensor": _TensorType(f"{name}Tensor", (), {"dtype": dtype})
+        for name, dtype in names.items()
+    }
+
+
 def _module(name: str, **content: Any) -> ModuleType:
     module = ModuleType(name)
     module.__spec__ = ModuleSpec(name, None, is_package=True)
@@ -74,7 +92,7 @@ def register(runtime: ModuleType) -> None:
     utils = _module("torch_npu.npu.utils", get_soc_version=lambda: _SOC_VERSION)
     amp = _module("torch_npu.npu.amp", GradScaler=torch.amp.GradScaler, autocast=torch.autocast)
     optim = _module("torch_npu.optim", NpuFusedAdamW=NpuFusedAdamW)
-    runtime.__dict__.update(utils=utils, amp=amp)
+    runtime.__dict__.update(utils=utils, amp=amp, **_tensor_types())
     _module("torch_npu", npu=runtime, optim=optim, __version__="simulated")
     for name in ("torch.npu", "torch_npu.npu"):
         sys.modules[name] = runtime

@@ -23,8 +23,9 @@ inline Rules& rules() {
 
 inline void count_fallback(const std::string& name) {
   std::lock_guard<std::mutex> lock(rules().mutex);
-  TORCH_CHECK_NOT_IMPLEMENTED(!rules().forbidden.count(name), "npu: operator ", name,
-                              " must not fall back to the CPU: it is on the list of forbidden ones");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !rules().forbidden.count(name), "npu: operator ", name,
+      " must not fall back to the CPU: it is on the list of forbidden ones");
   ++rules().fallbacks[name];
 }
 
@@ -51,7 +52,8 @@ class BorrowedGenerator {
 
 // Device of the first npu tensor. A tensor of another device beside it is an error, except numbers
 // (0-d tensors of the CPU) and, as on other accelerators, indices on the CPU.
-inline c10::Device common_device(const c10::OperatorHandle& op, const torch::jit::Stack& arguments) {
+inline c10::Device common_device(const c10::OperatorHandle& op,
+                                 const torch::jit::Stack& arguments) {
   std::vector<at::Tensor> found;
   const bool indexes = op.schema().name().rfind("aten::index", 0) == 0 ||
                        op.schema().name().rfind("aten::_index", 0) == 0 ||

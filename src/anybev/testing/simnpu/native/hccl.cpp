@@ -1,8 +1,9 @@
 // Collectives named hccl: gloo's, on copies of the device's tensors.
 #include <pybind11/chrono.h>
+#include <torch/csrc/utils/pybind.h>
+
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #include <torch/csrc/distributed/c10d/Work.hpp>
-#include <torch/csrc/utils/pybind.h>
 
 namespace simnpu {
 namespace {
@@ -156,8 +157,8 @@ class Hccl final : public c10d::Backend {
 PYBIND11_MODULE(simnpu_native, m) {
   m.def(
       "hccl",
-      [](const c10::intrusive_ptr<c10d::Backend>& gloo, int rank, int size)
-          -> c10::intrusive_ptr<c10d::Backend> {
+      [](const c10::intrusive_ptr<c10d::Backend>& gloo, int rank,
+         int size) -> c10::intrusive_ptr<c10d::Backend> {
         return c10::make_intrusive<simnpu::Hccl>(gloo, rank, size);
       },
       pybind11::arg("gloo"), pybind11::arg("rank"), pybind11::arg("size"));

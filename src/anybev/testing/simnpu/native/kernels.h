@@ -125,6 +125,9 @@ inline at::Tensor unfold(const at::Tensor& self, int64_t dimension, int64_t size
   return at::cpu::as_strided(self, sizes, strides, self.storage_offset());
 }
 
+// Memory is free to be used again at once: nothing runs later.
+inline void record_stream(at::Tensor&, at::Stream) {}
+
 inline at::Scalar local_scalar(const at::Tensor& self) { return host_view(self).item(); }
 
 inline void check_together(const at::Tensor& first, const at::Tensor& second) {
@@ -162,9 +165,9 @@ inline std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
   check_together(grad, x);
   check_together(x, weight);
   const auto channels = transposed ? weight.size(1) * groups : weight.size(0);
-  const auto [gx, gw, gb] = at::convolution_backward(
-      grad.cpu(), x.cpu(), weight.cpu(), at::IntArrayRef({channels}), stride, padding, dilation,
-      transposed, output_padding, groups, mask);
+  const auto [gx, gw, gb] =
+      at::convolution_backward(grad.cpu(), x.cpu(), weight.cpu(), at::IntArrayRef({channels}),
+                               stride, padding, dilation, transposed, output_padding, groups, mask);
   const auto device = x.device();
   return {to_device(gx, device), to_device(gw, device), to_device(gb, device)};
 }

@@ -104,9 +104,13 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_reshape_alias", reshape_alias);
   m.impl("unfold", unfold);
   m.impl("_local_scalar_dense", local_scalar);
+  m.impl("record_stream", record_stream);
   m.impl("convolution_overrideable", convolution);
   m.impl("convolution_backward_overrideable", convolution_backward);
   m.impl("native_batch_norm", native_batch_norm);
+  // Without these torch would compose them of other operators, which round differently.
+  m.impl("native_layer_norm", torch::CppFunction::makeFromBoxedFunction<&fall_back>());
+  m.impl("native_group_norm", torch::CppFunction::makeFromBoxedFunction<&fall_back>());
 }
 
 }  // namespace simnpu
