@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
 // A block a column, a lane a row, a warp takes every kWarps-th depth. Counts the runs of each
 // depth; or, when counts are added up, writes the runs.
 template <bool kWrite>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     find_runs(LiftGeometry g, Part part, uint32_t cells, uint32_t* counts, Pairs runs) {
   const int64_t column = part.first_column + blockIdx.x;
   const int64_t sample = column / (g.cameras * g.width) - part.first_sample;
@@ -89,7 +89,7 @@ __device__ void add_run(const T* context, int64_t row_stride, int channels, cons
 
 // A warp owns each run that is the first of its cell, and the cell.
 template <class T, int kVectors>
-__global__ void __launch_bounds__(kSumThreads)
+__global__ void __launch_bounds__(kSumThreads, 6)
     sum_cells(LiftGeometry g, Part part, Pictures<const T> logits, const Sum<T>* weights,
               Pairs runs, const uint32_t* count, Sum<T>* bev) {
   const int lane = threadIdx.x % kWarp;
