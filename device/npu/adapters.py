@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from anybev.device.npu.limits import KernelFallbackWarning, LimitExceeded, NothingToDo
+from anybev.device.npu.limits import KernelFallbackWarning, LimitExceeded, NotForKernel
 
 # Contract -> module of ``anybev.device.npu.ops``. rasterize_depth and sparse_neighbors have none:
 # mx_driving offers no depth map and no pair lists, and their references run on any device.
@@ -101,7 +101,7 @@ def kernel(name: str, operator: str, reference: Callable[..., Any]) -> Callable[
         try:
             module = importlib.import_module(f"anybev.device.npu.ops.{ADAPTERS[name]}")
             return getattr(module, name)(*args)
-        except NothingToDo:
+        except NotForKernel:
             pass
         except LimitExceeded as limit:
             _tell(operator, limit)

@@ -45,8 +45,8 @@ class LimitExceeded(Exception):
         self.actual = actual
 
 
-class NothingToDo(Exception):
-    """An empty call: vendors' kernels refuse it, the reference answers it at no cost."""
+class NotForKernel(Exception):
+    """A call that the reference answers without a word: it is empty, or the reason is told."""
 
 
 def require(kept: bool, reason: str, actual: object) -> None:
@@ -56,9 +56,9 @@ def require(kept: bool, reason: str, actual: object) -> None:
 
 
 def require_work(*counts: int) -> None:
-    """Raise NothingToDo when one of the ``counts`` is 0."""
+    """Raise NotForKernel when one of the ``counts`` is 0."""
     if not all(counts):
-        raise NothingToDo
+        raise NotForKernel
 
 
 def require_single(name: str, *values: Tensor) -> None:

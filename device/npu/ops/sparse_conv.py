@@ -36,6 +36,7 @@ def sparse_conv_payload(in_coords: Tensor, rows: int, geometry: Sequence[int]) -
     The header is a host tensor: kind, cells of the output along x, y, z, samples, kernel.
     """
     limits.require_work(len(in_coords), rows)
+    _generation(in_coords.device)
     kind, batch_size = geometry[0], geometry[7]
     shape, out_shape = list(geometry[1:4]), list(geometry[4:7])
     kernel, stride, padding = (list(geometry[i : i + 3]) for i in (8, 11, 14))
@@ -67,7 +68,8 @@ def _require_numbered(batch_size: int, cells: Sequence[int]) -> None:
 def _vendor(gather: list[Tensor]) -> tuple[list[int], list[Tensor]]:
     """Header and tensors that a plan carries for mx_driving."""
     tensors = gather[_LISTS:]
-    limits.require(bool(tensors), "the plan must carry mx_driving's tables", "none")
+    if not tensors:
+        raise limits.NotForKernel  # the plan, when it was made, said why
     return tensors[0].tolist(), tensors[1:]
 
 
@@ -167,15 +169,22 @@ def _both_inverse(
     return grad_features, (columns.t() @ grad).view(theirs.shape)
 
 
+def _generation(device: torch.device) -> str:
+    """Which of mx_driving's kernels a device has."""
+    name = str(runtime().get_device_name(device.index))
+    known = [kind for kind in ("Ascend910", "Ascend950") if kind in name]
+    limits.require(bool(known), "device must be an Ascend910 or Ascend950", name)
+    return known[0]
+
+
 def _subm_gradients(device: torch.device) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The gradient kernel of this device's generation."""
-    name, kernels = runtime().get_device_name(device.index), vendor_kernels()
-    if "Ascend950" in name:
-        newer: Callable[..., tuple[Tensor, Tensor]] = kernels.npu_subm_sparse_conv3d_grad_arch35
-        return newer
-    limits.require("Ascend910" in name, "device must be an Ascend910 or Ascend950", name)
-    known: Callable[..., tuple[Tensor, Tensor]] = kernels.npu_subm_sparse_conv3d_grad_v2
-    return known
+    names = {
+        "Ascend910": "npu_subm_sparse_conv3d_grad_v2",
+        "Ascend950": "npu_subm_sparse_conv3d_grad_arch35",
+    }
+    found: Callable[..., tuple[Tensor, Tensor]]
+    found = getattr(vendor_kernels(), names[_generation(device)])
+    return found
 
 
 def sparse_conv_backward(
