@@ -1,11 +1,13 @@
-// Area that two rotated rectangles share. Plain C++: the formula is that of the reference in
-// device/ops/box_iou_rotated.py.
+// Area that two rotated rectangles share, for processors and CUDA kernels. Plain C++: the formula
+// is that of the reference in device/ops/box_iou_rotated.py.
 
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "common/host_device.h"
 
 namespace anybev {
 
@@ -14,8 +16,9 @@ template <typename T>
 struct RotatedBox {
   T x, y, half_dx, half_dy, yaw_rad, cos, sin, area, radius;
 
+  RotatedBox() = default;
   // box: x, y, dx, dy, yaw. A non-finite entry makes x NaN, which every overlap then is.
-  explicit RotatedBox(const T* box) {
+  ANYBEV_HD explicit RotatedBox(const T* box) {
     const T dx = std::max(box[2], T(0)), dy = std::max(box[3], T(0));
     bool finite = true;
     for (int i = 0; i < 5; ++i) finite = finite && std::isfinite(box[i]);
@@ -33,7 +36,7 @@ struct RotatedBox {
 
 // Integral of clamp(y, -h, h) dx along the part of the edge (x0, y0) -> (x1, y1) with |x| <= w.
 template <typename T>
-inline T edge_integral(T x0, T y0, T x1, T y1, T w, T h) {
+ANYBEV_HD inline T edge_integral(T x0, T y0, T x1, T y1, T w, T h) {
   const T xa = std::clamp(x0, -w, w), xb = std::clamp(x1, -w, w);
   if (xa == xb) return 0;
   const T run = x1 - x0, rise = y1 - y0;
@@ -49,7 +52,7 @@ inline T edge_integral(T x0, T y0, T x1, T y1, T w, T h) {
 
 // Shared area, NaN when a box is not finite.
 template <typename T>
-inline T rotated_intersection(const RotatedBox<T>& a, const RotatedBox<T>& b) {
+ANYBEV_HD inline T rotated_intersection(const RotatedBox<T>& a, const RotatedBox<T>& b) {
   const T dx = a.x - b.x, dy = a.y - b.y;
   if (std::isnan(dx)) return dx;
   // The margin keeps rounding from dropping boxes that touch.
@@ -70,7 +73,7 @@ inline T rotated_intersection(const RotatedBox<T>& a, const RotatedBox<T>& b) {
 }
 
 template <typename T>
-inline T rotated_iou(const RotatedBox<T>& a, const RotatedBox<T>& b) {
+ANYBEV_HD inline T rotated_iou(const RotatedBox<T>& a, const RotatedBox<T>& b) {
   const T shared = rotated_intersection(a, b);
   if (shared == 0) return 0;
   return shared / (a.area + b.area - shared);

@@ -40,6 +40,8 @@ DECLARED: dict[str, frozenset[str]] = {
             "bev_pool",
             "sparse_neighbors",
             "sparse_conv",
+            "box_iou_rotated",
+            "nms_rotated",
         }
     ),
     # Adapters to mx_driving; rasterize_depth and sparse_neighbors run on their references.

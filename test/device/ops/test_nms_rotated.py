@@ -55,6 +55,19 @@ def test_long_chain(implementation: str) -> None:
     assert nms_rotated(boxes, scores, 0.1).tolist() == list(range(0, 64, 2))
 
 
+def test_thousands_of_boxes() -> None:
+    # More than one panel of the CUDA kernel; three copies of every box, far from all others.
+    place = torch.arange(1400).repeat(3)
+    boxes = torch.stack([place % 40 * 9.0, place // 40 * 9.0], 1)
+    boxes = torch.cat([boxes, torch.tensor([[4.0, 2.0, 0.3]]).expand(len(place), 3)], 1)
+    order = torch.randperm(len(place), generator=torch.Generator().manual_seed(0))
+    scores = torch.empty(len(place))
+    scores[order] = torch.linspace(1, 0, len(place))
+    seen: set[int] = set()
+    expected = [i for i in order.tolist() if not (int(place[i]) in seen or seen.add(int(place[i])))]
+    assert nms_rotated(boxes, scores, 0.5).tolist() == expected
+
+
 def test_equal_scores_rank_by_index(implementation: str) -> None:
     boxes = torch.tensor([[0.0, 0, 4, 2, 0]]).repeat(4, 1)
     boxes[2, 0] = 50
