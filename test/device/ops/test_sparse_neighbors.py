@@ -34,6 +34,7 @@ GEOMETRIES = {
     "dilating": PlanSpec((3, 3, 3), padding=(1, 1, 1), mode="strided"),
     "uneven": PlanSpec((2, 4, 3), (3, 1, 2), (2, 0, 4), "strided"),
     "skipping": PlanSpec((1, 2, 1), (3, 3, 3), mode="strided"),
+    "long": PlanSpec((1, 1, 35), (1, 1, 2), (0, 0, 17), "strided"),
 }
 # One word a column, the deepest that has room for a rank, and deeper: sorted keys.
 SHAPES = {"words": (9, 8, 7), "full_words": (7, 8, 55), "keys": (6, 7, 90)}
@@ -223,6 +224,18 @@ def test_non_contiguous_coords() -> None:
     assert not transposed.is_contiguous()
     for spec in (SUBM, DOWN):
         assert_same_plan(plan_one(transposed, spec, (9, 8, 7)), plan_one(coords, spec, (9, 8, 7)))
+
+
+@pytest.mark.usefixtures("implementation")
+@pytest.mark.parametrize("spec", [SUBM, DOWN], ids=["subm", "down"])
+def test_a_plane_too_wide_for_words_changes_nothing(spec: PlanSpec) -> None:
+    # Away from the edges, which are elsewhere in the wide plane.
+    coords = random_coords((9, 8, 7)) + torch.tensor([0, 2, 2, 0]).int()
+    plan, corner = plan_one(coords, spec, (14, 13, 7)), torch.tensor([0, 1 << 13, 1 << 12, 0])
+    wide = plan_one(coords + corner.int(), spec, ((1 << 14) + 1, 1 << 13, 7))
+    assert torch.equal(wide.table, plan.table)
+    scale = torch.tensor([1, *spec.stride])
+    assert torch.equal(wide.out_coords, (plan.out_coords + corner // scale).int())
 
 
 def test_full_grid_has_every_pair() -> None:
