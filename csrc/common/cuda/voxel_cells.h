@@ -2,13 +2,10 @@
 // and the same cells.
 #pragma once
 
+#include "common/cuda/cell_grid.h"
 #include "common/cuda/device.h"
 
 namespace anybev::cuda {
-
-struct CellGrid {
-  float low[3], size[3], cells[3];
-};
 
 struct Cell {
   int x, y, z;

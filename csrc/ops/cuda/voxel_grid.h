@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "common/cuda/voxel_cells.h"
+#include "common/cuda/cell_grid.h"
 #include "common/voxel_cells.h"
 
 namespace anybev::cuda {

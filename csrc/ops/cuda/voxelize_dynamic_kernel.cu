@@ -1,4 +1,5 @@
 // Dynamic voxelisation: a thread finds the cell of a point.
+#include "common/cuda/voxel_cells.h"
 #include "ops/cuda/voxelize_dynamic_kernel.h"
 
 namespace anybev::cuda {

@@ -1,6 +1,7 @@
 #pragma once
 
-#include "common/cuda/voxel_cells.h"
+#include "common/cuda/cell_grid.h"
+#include "common/cuda/context.h"
 
 namespace anybev::cuda {
 

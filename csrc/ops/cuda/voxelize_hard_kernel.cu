@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "common/cuda/algorithms.h"
+#include "common/cuda/voxel_cells.h"
 #include "ops/cuda/voxelize_hard_kernel.h"
 
 namespace anybev::cuda {
