@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from anybev import envs
 from anybev.device.backend import Backend
 from anybev.device.npu import adapters
 from anybev.device.npu.limits import KernelFallbackWarning
@@ -37,9 +38,17 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 _VERSION = re.compile(r"\d+(\.\w+)+")
 
 
-def simulated(backend: Backend) -> bool:
-    """Whether the device is AnyBEV's simulation for tests: then nothing seen here is evidence."""
-    return backend.name == "npu" and any(name.startswith(_SIMULATION) for name in sys.modules)
+def simulated(backend: Backend) -> str:
+    """What stands here for the hardware, in tests: then nothing seen is evidence; "" for hardware.
+
+    Args:
+        backend: present on this machine.
+    """
+    if backend.name == "npu" and any(name.startswith(_SIMULATION) for name in sys.modules):
+        return "a simulated device"
+    if envs.native_library() is not None:
+        return "kernels of ANYBEV_NATIVE_LIBRARY"
+    return ""
 
 
 def facts(backend: Backend) -> Facts:

@@ -14,7 +14,6 @@ import anybev
 from anybev import envs
 from anybev.device import ops
 from anybev.device.backend import ProbeState, current_backend, get_backend
-from anybev.device.npu import adapters
 from anybev.device.ops import _contract, _native
 
 _PACKAGES = (
@@ -74,9 +73,9 @@ def operator_table() -> dict[str, dict[str, str]]:
 
 
 def _once_installed(operator: str, backend: str) -> str:
-    if backend == "npu":
-        return "vendor" if operator in adapters.ADAPTERS else "reference"
-    return "native" if operator in _native.DECLARED[backend] else "reference"
+    if operator not in _native.DECLARED[backend]:
+        return "reference"
+    return "vendor" if backend == "npu" else "native"
 
 
 def installable_table() -> dict[str, dict[str, str]]:

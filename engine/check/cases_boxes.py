@@ -14,8 +14,9 @@ from anybev.device.ops.nms_rotated import nms_rotated
 from anybev.engine.check.case import FLOATS, WIDE, Case, Draw
 
 _THRESHOLD = 0.3
-# No overlap of a random input is nearer to the threshold than this.
-_MARGIN = 1e-3
+# No overlap of a random input is nearer to the threshold than this: kernels that let a corner be a
+# centimetre outside find a little more overlap.
+_MARGIN = 0.03
 
 
 def _boxes(draw: Draw, count: int, spread_m: float = 6.0) -> Tensor:

@@ -15,6 +15,8 @@ LIMITS = {
     torch.float16: 2e-3,
     torch.bfloat16: 1.5e-2,
 }
+#: Sums of float16 products that a device keeps in float16.
+NARROW_SUM_LIMIT = 1e-2
 #: float32 products whose factors a device rounds to 10 bits or so (TF32, HF32).
 REDUCED_FLOAT32_LIMIT = 4e-3
 #: A whole model in float32: losses, and what backward and batch statistics make of small

@@ -16,6 +16,7 @@ from anybev.engine.check import cases_boxes, cases_camera, cases_points, cases_s
 from anybev.engine.check.case import Case
 from anybev.engine.check.compare import (
     LIMITS,
+    NARROW_SUM_LIMIT,
     REDUCED_FLOAT32_LIMIT,
     form,
     short,
@@ -109,6 +110,8 @@ def _backward(
 
 
 def _limit(case: Case, dtype: torch.dtype, reduced_float32: bool) -> float:
+    if case.products and dtype is torch.float16:
+        return NARROW_SUM_LIMIT
     if case.products and reduced_float32 and dtype is torch.float32:
         return REDUCED_FLOAT32_LIMIT
     return LIMITS[dtype]

@@ -53,7 +53,7 @@ class Report:
 
     Attributes:
         backend: name of the backend.
-        evidence: ``hardware``, or ``simulated`` on the simulation that tests use.
+        stand_in: what stands for the hardware, else "".
         facts: versions and chip.
         environment: what ``anybev env --json`` prints.
         rows: everything that was checked.
@@ -62,12 +62,17 @@ class Report:
     """
 
     backend: str
-    evidence: str
     facts: dict[str, str]
     environment: dict[str, Any]
+    stand_in: str = ""
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     date: str = ""
+
+    @property
+    def evidence(self) -> str:
+        """Whether the report is evidence about hardware."""
+        return "simulated" if self.stand_in else "hardware"
 
     @property
     def ok(self) -> bool:
@@ -88,6 +93,7 @@ class Report:
             "date": self.date,
             "backend": self.backend,
             "evidence": self.evidence,
+            "stand_in": self.stand_in,
             "ok": self.ok,
             "counts": self.counts(),
             "seconds": self.seconds,
@@ -157,9 +163,9 @@ def run(request: Request, progress_bar: ProgressBar) -> Report:
     facts = installed.facts(backend)
     report = Report(
         backend=backend.name,
-        evidence="simulated" if installed.simulated(backend) else "hardware",
         facts=facts,
         environment=environment(),
+        stand_in=installed.simulated(backend),
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
     start = time.perf_counter()

@@ -66,8 +66,8 @@ def report_table(report: Report) -> str:
     counts = report.counts()
     verdict = ", ".join(f"{count} {name}" for name, count in counts.items())
     kind = (
-        "a simulated device: no evidence about hardware"
-        if report.evidence == "simulated"
+        f"{report.stand_in}: no evidence about hardware"
+        if report.stand_in
         else report.facts.get("device", "")
     )
     return "\n".join(

@@ -92,6 +92,7 @@ def test_the_report_has_its_schema(whole: tuple[Result, dict[str, Any]]) -> None
         "date": str,
         "backend": str,
         "evidence": str,
+        "stand_in": str,
         "ok": bool,
         "counts": dict,
         "seconds": float,

@@ -120,8 +120,13 @@ def test_facts_of_this_machine() -> None:
     found = installed.facts(_CPU)
     assert found["torch"] == torch.__version__
     assert found["instruction set"]
-    assert not installed.simulated(_CPU)
+    assert installed.simulated(_CPU) == ""
     assert not installed.rounds_float32(_CPU)
+
+
+def test_kernels_of_another_library_are_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYBEV_NATIVE_LIBRARY", "emulated.so")
+    assert installed.simulated(_CPU) == "kernels of ANYBEV_NATIVE_LIBRARY"
 
 
 def test_toolkit_version_is_read_from_its_files(
@@ -177,7 +182,8 @@ def test_table_says_when_a_device_was_simulated() -> None:
         failed(replace(_ROW, dtype="float32", implementation="vendor", remedy="X"), "bad\x1b[31m"),
         Row("memory", "pinned memory", "npu", Status.SKIP, message="no reason"),
     ]
-    report = Report("npu", "simulated", {}, {}, rows)
+    report = Report("npu", {}, {}, "a simulated device", rows)
+    assert report.to_dict()["evidence"] == "simulated"
     text = report_table(report)
     assert not report.ok
     assert "FAIL 1" in text
