@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch.utils import backend_registration
 
 from anybev.testing.simnpu import _build, _hccl, _torch_npu, runtime
 from anybev.testing.simnpu._cuda_trap import CudaTrapError, trap_cuda
@@ -50,7 +51,7 @@ def activate(devices: int = 2, strict: bool = True) -> None:
         raise RuntimeError(f"simnpu: PrivateUse1 must be free in this process, got {name!r}")
     # A torch_npu that is installed must not be loaded by processes that start from here.
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
-    torch.utils.rename_privateuse1_backend("npu")
+    backend_registration.rename_privateuse1_backend("npu")
     library = _build.library()
     torch.ops.load_library(str(library))
     torch.ops.simnpu.install(devices, strict)

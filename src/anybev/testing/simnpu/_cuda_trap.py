@@ -87,10 +87,11 @@ def trap_cuda() -> None:
             setattr(module, name, _trapped(f"torch.cuda.{name}"))
     module.is_available, module.device_count = _no_device, lambda: 0
     module._lazy_init = _trapped("device cuda")  # torch's own way to cuda, from C++ too
-    for owner, name in (
+    owners: tuple[tuple[Any, str], ...] = (
         (torch.Tensor, "Tensor.cuda"),
         (torch.nn.Module, "Module.cuda"),
         (torch.UntypedStorage, "Storage.cuda"),
         (torch.TypedStorage, "Storage.cuda"),
-    ):
+    )
+    for owner, name in owners:
         owner.cuda = _trapped(name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import backend_registration
 
 #: Of an Ascend 910B; from 220 on mmengine takes a device for one that trains in float32.
 _SOC_VERSION = 220
@@ -76,7 +77,7 @@ def _module(name: str, **content: Any) -> ModuleType:
 
 def _print_from_host() -> None:
     """Have tensors printed through the host: torch formats them in float64."""
-    printed = torch._tensor_str._tensor_str
+    printed: Any = torch._tensor_str._tensor_str
 
     def from_host(tensor: Tensor, indent: int) -> Any:
         return printed(tensor.detach().cpu() if tensor.device.type == "npu" else tensor, indent)
@@ -87,7 +88,7 @@ def _print_from_host() -> None:
 def register(runtime: ModuleType) -> None:
     """Make ``torch.npu`` of ``runtime``, and ``torch_npu`` around it."""
     torch._register_device_module("npu", runtime)
-    torch.utils.generate_methods_for_privateuse1_backend(for_storage=True)
+    backend_registration.generate_methods_for_privateuse1_backend(for_storage=True)
     _print_from_host()
     utils = _module("torch_npu.npu.utils", get_soc_version=lambda: _SOC_VERSION)
     amp = _module("torch_npu.npu.amp", GradScaler=torch.amp.GradScaler, autocast=torch.autocast)
