@@ -149,6 +149,8 @@ class Contract:
         """``native``, ``vendor``, ``triton`` or ``reference`` for ``cpu``, ``cuda`` or ``npu``."""
         if forced := self._forced():
             return forced
+        if backend == "cuda" and self.public == "sparse_conv" and envs.sparse_conv_vendor():
+            return "vendor"
         key = _DISPATCH_KEYS[backend]
         if backend == "npu" and not adapters.installed():
             return "reference"

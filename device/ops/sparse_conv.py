@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybev.device import cuda_spconv
 from anybev.device.ops._checks import (
     check_dtype,
     check_floating,
@@ -47,6 +48,8 @@ def sparse_conv(
     CUDA multiplies float16 and bfloat16 on tensor cores; float32 exactly, or in TF32 where the user
     allows that for products of matrices (``torch.backends.cuda.matmul.allow_tf32``). Lists that
     name other features than there are, an error on CPU, make the sums they belong to NaN there.
+    With ``ANYBEV_SPARSE_CONV=spconv`` an installed spconv convolves, see
+    :mod:`anybev.device.cuda_spconv`.
 
     Args:
         features: (N, Cin) features of the input sites, in the row order of ``plan.in_coords``;
@@ -60,12 +63,16 @@ def sparse_conv(
 
     Raises:
         TypeError: a dtype is not one of the above.
-        ValueError: a shape or a device does not fit the plan.
+        ValueError: a shape or a device does not fit the plan, or spconv is asked for elsewhere than
+            on CUDA.
+        MachineError: spconv is asked for and not installed.
     """
     _check(features, weight, plan, bias)
     kind = features.device.type
     if torch.is_autocast_enabled(kind) and features.dtype != torch.float64:
         features = features.to(torch.get_autocast_dtype(kind))
+    if _CONV.implementation("cuda") == "vendor" and plan.forward_pairs.pair_source.numel():
+        return cuda_spconv.convolve(features, weight, plan, bias)
     scatter: Payload = []
     if torch.is_grad_enabled() and features.requires_grad and not plan.is_symmetric:
         scatter = plan.inverse().payload

@@ -15,11 +15,17 @@ _REGISTERS = "mmdet3d.models.layers.spconv"  # when it is imported, whatever spc
 
 
 def skip_reason() -> str | None:
-    """Where CUDA is used, an installed spconv is quicker than a plain-PyTorch reference."""
+    """Where CUDA is used, an installed spconv is quicker than a plain-PyTorch reference.
+
+    It stays too where ``ANYBEV_SPARSE_CONV`` asks for it: under our modules' name nobody finds it.
+    """
     if current_backend().name != "cuda" or importlib.util.find_spec("spconv") is None:
         return None
-    if CONTRACTS["sparse_conv"].implementation("cuda") == "native":
+    implementation = CONTRACTS["sparse_conv"].implementation("cuda")
+    if implementation == "native":
         return None
+    if implementation == "vendor":
+        return "the installed spconv stays: ANYBEV_SPARSE_CONV asks for it"
     return "the installed spconv stays: on CUDA AnyBEV's sparse_conv is its PyTorch reference here"
 
 

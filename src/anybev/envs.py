@@ -4,6 +4,7 @@
 |---|---|---|
 | ``ANYBEV_BACKEND`` | ``cpu``, ``cuda`` or ``npu`` instead of probing | probe |
 | ``ANYBEV_OPS`` | list of ``<operator>=reference`` or ``=triton``: force implementations | none |
+| ``ANYBEV_SPARSE_CONV`` | ``spconv``: convolve on CUDA by an installed spconv | AnyBEV's kernel |
 | ``ANYBEV_PATCHES_OFF`` | patches of mmdetection3d that are left out: ids, by commas | none |
 | ``ANYBEV_MMDET3D_SRC`` | a checkout of mmdetection3d, for tests of its projects | none |
 | ``ANYBEV_REQUIRE_NATIVE`` | ``1``: an operator slower than declared is an error | ``0`` |
@@ -100,6 +101,18 @@ def forced_references() -> frozenset[str]:
     """Operators that ``ANYBEV_OPS`` forces to their plain-PyTorch reference."""
     forced = forced_implementations()
     return frozenset(name for name, choice in forced.items() if choice == "reference")
+
+
+def sparse_conv_vendor() -> str | None:
+    """``spconv`` where the user wants its sparse convolutions on CUDA, else None.
+
+    Raises:
+        ValueError: the variable holds another word.
+    """
+    value = os.environ.get("ANYBEV_SPARSE_CONV", "").strip()
+    if value not in ("", "spconv"):
+        raise ValueError(f"ANYBEV_SPARSE_CONV must be spconv or empty, got {value!r}")
+    return value or None
 
 
 def patches_off() -> frozenset[str]:

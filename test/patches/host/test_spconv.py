@@ -16,6 +16,7 @@ from anybev.patches.spconv import pytorch as ours
     [
         ("cuda", True, "reference", True),
         ("cuda", True, "native", False),
+        ("cuda", True, "vendor", True),
         ("cuda", False, "reference", False),
         ("cpu", True, "reference", False),
         ("npu", True, "reference", False),
