@@ -108,7 +108,8 @@ def _real_layer(package: ModuleType, folder: Path) -> dict[str, ModuleType]:
     def find(name: str) -> Any:
         if name not in places:
             raise AttributeError(f"mx_driving has no {name}")
-        return getattr(importlib.import_module(f"mx_driving.{places[name]}"), name)
+        found = getattr(importlib.import_module(f"mx_driving.{places[name]}"), name)
+        return _layer.refusing_keywords(name, found)
 
     package.__dict__["__getattr__"] = find
     return {"mx_driving.ops": _module("mx_driving.ops", [str(folder / "mx_driving" / "ops")])}

@@ -15,6 +15,20 @@ from torch import Tensor
 from anybev.testing.fake_mx_driving._contract import contract, need
 
 
+def refusing_keywords(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, without keywords where it is ``Function.apply``: not all torch refuse them."""
+    if contract()["functions"][name]["keywords"]:
+        return function
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            raise TypeError(f"{name}: apply() takes no keyword arguments")
+        return function(*args)
+
+    return call
+
+
 def _signed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` behind the wheel's signature."""
     what = contract()["functions"][name]
@@ -23,8 +37,6 @@ def _signed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if kwargs and not what["keywords"]:
-            raise TypeError(f"{name}: apply() takes no keyword arguments")
         extra = [k for k in kwargs if k not in names[len(args) :]]
         need(not extra, name, f"no parameter {extra}")
         count = len(args) + len(kwargs)
@@ -32,7 +44,7 @@ def _signed(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **kwargs)
 
     need(len(inspect.signature(function).parameters) == len(names), name, "stand-in differs")
-    return call
+    return refusing_keywords(name, call)
 
 
 def functions(kernels: Any) -> dict[str, Callable[..., Any]]:
@@ -119,13 +131,11 @@ def _targets(kernels: Any) -> dict[str, Callable[..., Any]]:
     for name in ("npu_gaussian", "npu_draw_gaussian_to_heatmap"):
         count = len(contract()["functions"][name]["parameters"])
 
-        def call(*args: Any, name: str = name, count: int = count, **kwargs: Any) -> Any:
-            if kwargs:
-                raise TypeError(f"{name}: apply() takes no keyword arguments")
+        def call(*args: Any, name: str = name, count: int = count) -> Any:
             need(len(args) == count, name, f"{len(args)} arguments, all {count} are wanted")
             return getattr(kernels, name)(*args)
 
-        found[name] = call
+        found[name] = refusing_keywords(name, call)
     return found
 
 
