@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,7 @@ from anybev.engine.check.operators import OperatorCheck, all_cases, chosen_cases
 from anybev.engine.check.results import Row, Status
 
 _OPERATORS = sorted(operator_table())
-# Operators that nothing below broke in every kind of way have an own line in _BROKEN.
 _STATUS = {"pass", "fail", "skip"}
-
-
-@contextmanager
-def _silent(title: str) -> Iterator[Callable[[int, int], None]]:
-    yield lambda done, total: None
 
 
 def _check(*arguments: object) -> Result:
@@ -161,23 +154,31 @@ def test_every_gradient_of_an_operator_is_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [_off_by_a_little, _wrong_dtype, _not_finite, _wrong_shape, _raise]
+    ("operator", "fault"),
+    [
+        ("sparse_conv", _off_by_a_little),
+        ("bev_pool", _wrong_dtype),
+        ("bev_pool", _not_finite),
+        ("bev_pool", _wrong_shape),
+        ("bev_pool", _raise),
+    ],
 )
 def test_a_broken_kernel_fails_and_names_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, fault: Callable[[Any], Any], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, operator: str, fault: Callable[[Any], Any], tmp_path: Path
 ) -> None:
-    _break(monkeypatch, "sparse_conv", fault)
-    result = _check("--quick", "--ops", "sparse_conv", "--json", tmp_path / "report.json")
+    _break(monkeypatch, operator, fault)
+    arguments = ["--quick", "--ops", operator, "--json", tmp_path / "report.json"]
+    result = _check(*arguments)
     assert result.exit_code == 1
-    assert 'ANYBEV_OPS="sparse_conv=reference"' in result.output
+    assert f'ANYBEV_OPS="{operator}=reference"' in result.output
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     broken = [row for row in rows if row["status"] == "fail"]
     assert len(broken) > len(rows) / 4
     if fault is _raise:
         assert broken[0]["message"] == "RuntimeError: launch failed"
 
-    monkeypatch.setenv(envs.OPS, "sparse_conv=reference")
-    repaired = _check("--quick", "--ops", "sparse_conv", "--json", tmp_path / "report.json")
+    monkeypatch.setenv(envs.OPS, f"{operator}=reference")
+    repaired = _check(*arguments)
     assert repaired.exit_code == 0, repaired.output
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
     assert {row["implementation"] for row in rows} == {"reference"}
