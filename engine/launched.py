@@ -72,7 +72,7 @@ class LaunchedRunner(MMEngineRunner):
         if kind is None:
             return super().build_optim_wrapper(optim_wrapper)
         wrapper = super().build_optim_wrapper(optimizers.with_optimizer(optim_wrapper, kind))
-        wrapper.optimizer.register_step_pre_hook(optimizers.SameGradients())
+        optimizers.watch(wrapper.optimizer)
         self.logger.info("optimizer: %s, with the mathematics of torch's AdamW", kind.__name__)
         return wrapper
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from anybev.device import current_backend
@@ -59,3 +59,30 @@ class SameGradients:
                 f"in its first step, got {len(late)} whose first came later; try "
                 "optim_wrapper.optimizer.fused=False"
             )
+
+
+def plain_steps(optimizer: Optimizer) -> None:
+    """Load post-hook: steps as numbers, for torch's AdamW writes tensors.
+
+    torch_npu's counts a parameter's steps and, starting from the first one's, those of the group:
+    in one tensor these would be two counts at once. Subclasses of torch's keep their tensors.
+
+    Raises:
+        RuntimeError: the optimizer has made a step: its combined state would not be replaced.
+    """
+    if isinstance(optimizer, torch.optim.AdamW):
+        return
+    if getattr(optimizer, "is_states_combined", False):
+        raise RuntimeError(
+            f"optim_wrapper: state of {type(optimizer).__name__} must be loaded before its first "
+            "step, got it after one; try optim_wrapper.optimizer.fused=False"
+        )
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = int(state["step"])
+
+
+def watch(optimizer: Optimizer) -> None:
+    """Attach what keeps a fused optimizer's steps those of torch's."""
+    optimizer.register_step_pre_hook(SameGradients())
+    optimizer.register_load_state_dict_post_hook(plain_steps)

@@ -14,7 +14,11 @@ from anybev.testing.tolerances import tolerances
 
 
 class FusedAdamW(torch.optim.Optimizer):
-    """As torch_npu's: all parameters in one tensor, made of those with a gradient in step one."""
+    """As torch_npu 2.7.1's in what it updates and counts.
+
+    The first step settles which parameters are updated; a parameter's steps and the group's are
+    counted side by side, from what the first parameter's state holds.
+    """
 
     def __init__(
         self,
@@ -27,7 +31,8 @@ class FusedAdamW(torch.optim.Optimizer):
     ) -> None:
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, {**defaults, "amsgrad": amsgrad})
-        self._combined: list[list[Tensor]] = []
+        self.is_states_combined = False
+        self._groups: list[tuple[list[Tensor], dict[str, Any]]] = []
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Gradients stay and become zero."""
@@ -35,29 +40,35 @@ class FusedAdamW(torch.optim.Optimizer):
             raise ValueError("set_to_none is not supported in fused optimizers")
         super().zero_grad(set_to_none=False)
 
+    def _combine(self) -> None:
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for p in parameters:
+                if not self.state[p]:
+                    self.state[p].update(step=0, exp_avg=torch.zeros_like(p))
+                    self.state[p]["exp_avg_sq"] = torch.zeros_like(p)
+            self._groups.append((parameters, {"step": self.state[parameters[0]]["step"]}))
+        self.is_states_combined = True
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """One step of all groups."""
-        if not self._combined:
-            self._combined = [
-                [p for p in group["params"] if p.grad is not None] for group in self.param_groups
-            ]
-        for group, parameters in zip(self.param_groups, self._combined, strict=True):
-            (beta1, beta2), lr = group["betas"], group["lr"]
+        if not self.is_states_combined:
+            self._combine()
+        for options, (parameters, group) in zip(self.param_groups, self._groups, strict=True):
+            (beta1, beta2), lr = options["betas"], options["lr"]
             for p in parameters:
-                state = self.state[p]
-                if not state:
-                    state.update(step=0, exp_avg=torch.zeros_like(p))
-                    state["exp_avg_sq"] = torch.zeros_like(p)
-                state["step"] += 1
+                self.state[p]["step"] += 1
+            group["step"] += 1
+            step = int(group["step"])
+            for p in parameters:
+                average, square = self.state[p]["exp_avg"], self.state[p]["exp_avg_sq"]
                 assert p.grad is not None
-                p.mul_(1 - lr * group["weight_decay"])
-                state["exp_avg"].mul_(beta1).add_(p.grad, alpha=1 - beta1)
-                state["exp_avg_sq"].mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
-                step = int(state["step"])
-                scale = math.sqrt(1 - beta2**step)
-                denominator = (state["exp_avg_sq"].sqrt() / scale).add_(group["eps"])
-                p.addcdiv_(state["exp_avg"], denominator, value=-lr / (1 - beta1**step))
+                p.mul_(1 - lr * options["weight_decay"])
+                average.mul_(beta1).add_(p.grad, alpha=1 - beta1)
+                square.mul_(beta2).addcmul_(p.grad, p.grad, value=1 - beta2)
+                denominator = (square.sqrt() / math.sqrt(1 - beta2**step)).add_(options["eps"])
+                p.addcdiv_(average, denominator, value=-lr / (1 - beta1**step))
 
 
 @pytest.fixture
@@ -157,3 +168,12 @@ def test_a_first_gradient_that_comes_late_is_an_error(fused: None) -> None:
     network[2].requires_grad_(requires_grad=True)
     with pytest.raises(RuntimeError, match=r"FusedAdamW must all have a gradient .* got 2 whose"):
         trained(network, wrapper, 1)
+
+
+def test_a_state_that_comes_late_is_an_error(fused: None) -> None:
+    network = model()
+    wrapper = built(network)
+    state = wrapper.state_dict()
+    trained(network, wrapper, 1)
+    with pytest.raises(RuntimeError, match="state of FusedAdamW must be loaded before its first"):
+        wrapper.load_state_dict(state)
