@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,15 +73,34 @@ def facts(backend: Backend) -> Facts:
     return common | {"cpu": _cpu, "cuda": _cuda, "npu": _npu}[backend.name]()
 
 
-def rounds_float32(backend: Backend) -> bool:
-    """Whether products of float32 are computed with fewer bits (TF32, HF32) as torch is set now."""
+def _switches(backend: Backend) -> list[tuple[Any, str]]:
+    """Objects and attributes that let products of float32 use fewer bits (TF32, HF32)."""
     if backend.name == "cuda":
-        return bool(torch.backends.cuda.matmul.allow_tf32)
+        return [(torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32")]
     if backend.name == "npu":
         runtime = getattr(torch, "npu", None)
         places = (getattr(runtime, name, None) for name in ("conv", "matmul"))
-        return any(bool(getattr(place, "allow_hf32", False)) for place in places)
-    return False
+        return [(p, "allow_hf32") for p in places if hasattr(p, "allow_hf32")]
+    return []
+
+
+def rounds_float32(backend: Backend) -> bool:
+    """Whether torch is set to compute some products of float32 with fewer bits (TF32, HF32)."""
+    return any(bool(getattr(place, name)) for place, name in _switches(backend))
+
+
+@contextmanager
+def full_float32(backend: Backend) -> Iterator[None]:
+    """Products of float32 use all their bits inside the block."""
+    switches = _switches(backend)
+    before = [bool(getattr(place, name)) for place, name in switches]
+    try:
+        for place, name in switches:
+            setattr(place, name, False)
+        yield
+    finally:
+        for (place, name), value in zip(switches, before, strict=True):
+            setattr(place, name, value)
 
 
 @contextmanager

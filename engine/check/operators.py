@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -144,13 +144,14 @@ class OperatorCheck:
 
     Args:
         backend: whose kernels are checked.
-        reduced_float32: this machine multiplies float32 with fewer bits (TF32, HF32).
+        as_set: leave torch's setting of TF32 or HF32 alone, which otherwise is off meanwhile.
     """
 
-    def __init__(self, backend: Backend, *, reduced_float32: bool = False) -> None:
+    def __init__(self, backend: Backend, *, as_set: bool = False) -> None:
         self.backend = backend
         self.device = backend.device()
-        self.reduced_float32 = reduced_float32
+        self.as_set = as_set
+        self._setting = " as set" if as_set else ""
         self.user = os.environ.get(envs.OPS, "")
 
     def rows(self, case: Case, dtype: torch.dtype) -> list[Row]:
@@ -159,7 +160,7 @@ class OperatorCheck:
         row = Row(
             section=SECTION,
             name=case.operator,
-            case=f"forward: {case.name}",
+            case=f"forward{self._setting}: {case.name}",
             status=Status.PASS,
             dtype=short(dtype) if case.values else "",
             implementation=contract.implementation(self.backend.name),
@@ -171,16 +172,17 @@ class OperatorCheck:
             return [replace(row, status=Status.SKIP, message=message)]
         rows: list[Row] = []
         try:
-            self._run(case, dtype, row, rows)
+            with nullcontext() if self.as_set else installed.full_float32(self.backend):
+                self._run(case, dtype, row, rows)
         except Exception as error:  # a broken kernel raises what it likes: its row says so
             stage = "forward" if not rows else "backward"
-            broken = replace(row, case=f"{stage}: {case.name}")
+            broken = replace(row, case=f"{stage}{self._setting}: {case.name}")
             rows.append(failed(broken, error))
         return [self._with_remedy(found) for found in rows]
 
     def _run(self, case: Case, dtype: torch.dtype, row: Row, rows: list[Row]) -> None:
         """Append the rows of one case, the forward one before backward is tried."""
-        limit = _limit(case, dtype, self.reduced_float32)
+        limit = _limit(case, dtype, self.as_set)
         with operators_on(all_on_reference()):
             inputs = case.inputs(dtype)
             exact = inputs | {name: inputs[name].double() for name in case.values}
@@ -194,7 +196,7 @@ class OperatorCheck:
             results, leaves = self._timed(row, rows, lambda: _forward(case, moved))
             rows[-1] = _judge(rows[-1], results, right, like, limit, self.device)
             if case.gradients:
-                back = replace(row, case=f"backward: {case.name}")
+                back = replace(row, case=f"backward{self._setting}: {case.name}")
                 grads = self._timed(back, rows, lambda: _backward(results, leaves))
                 rows[-1] = _judge(rows[-1], grads, right_back, like_back, limit, self.device)
 

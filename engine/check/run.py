@@ -15,6 +15,7 @@ from anybev import envs
 from anybev.device import Backend, current_backend, get_backend, installed
 from anybev.device.backend import ProbeState
 from anybev.device.report import commit, environment
+from anybev.engine.check.case import Case
 from anybev.engine.check.collectives import PROGRAM, collective_rows
 from anybev.engine.check.environment import environment_rows
 from anybev.engine.check.memory import memory_rows
@@ -114,13 +115,15 @@ def _backend(name: str | None) -> Backend:
     return backend
 
 
-def _operator_rows(request: Request, checker: OperatorCheck) -> list[Callable[[], list[Row]]]:
+def _operator_rows(
+    cases: Sequence[Case], checker: OperatorCheck, *, quick: bool
+) -> list[Callable[[], list[Row]]]:
     runs: list[Callable[[], list[Row]]] = []
-    for case in chosen_cases(request.operators):
+    for case in cases:
         dtypes = case.dtypes
-        if request.quick and case.values:
-            quick = (torch.float32, checker.backend.amp_dtype)
-            dtypes = tuple(d for d in dtypes if d in quick) or dtypes
+        if quick and case.values:
+            chosen = (torch.float32, checker.backend.amp_dtype)
+            dtypes = tuple(d for d in dtypes if d in chosen) or dtypes
         runs += [partial(checker.rows, case, dtype) for dtype in dtypes]
     return runs
 
@@ -129,17 +132,19 @@ def _sections(
     request: Request, backend: Backend, facts: dict[str, str]
 ) -> Iterator[tuple[str, list[Callable[[], list[Row]]]]]:
     """Title of each section and what it runs, cheapest first."""
-    reduced = installed.rounds_float32(backend)
     whole = not request.operators
     if whole:
         yield "versions", [lambda: environment_rows(backend, facts)]
         yield "memory", [lambda: memory_rows(backend)]
-    checker = OperatorCheck(backend, reduced_float32=reduced)
-    yield "operators", _operator_rows(request, checker)
+    cases = chosen_cases(request.operators)
+    yield "operators", _operator_rows(cases, OperatorCheck(backend), quick=request.quick)
+    if installed.rounds_float32(backend):
+        checker = OperatorCheck(backend, as_set=True)
+        products = [case for case in cases if case.products]
+        yield "float32 as set", [partial(checker.rows, c, torch.float32) for c in products]
     if whole:
         steps = min(request.steps, _QUICK_STEPS) if request.quick else request.steps
-        step = partial(step_rows, backend, reduced_float32=reduced)
-        parts = [partial(step, name) for name in MODELS]
+        parts = [partial(step_rows, backend, name) for name in MODELS]
         yield "training step", [*parts, partial(mixed_precision_rows, backend)]
         yield "collectives", [lambda: collective_rows(backend, request.program)]
         yield "timing", [lambda: [timing_row(backend, steps)]]

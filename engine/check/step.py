@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from anybev.datasets.sample import Batch
-from anybev.device import Backend
+from anybev.device import Backend, installed
 from anybev.engine.builder import build_detector
 from anybev.engine.check.compare import (
     AUTOCAST_GRADIENT_LIMIT,
     AUTOCAST_LOSS_LIMIT,
     MODEL_LIMIT,
-    REDUCED_FLOAT32_LIMIT,
     short,
     worst_error,
 )
@@ -112,27 +111,26 @@ def _flat(values: Mapping[str, Tensor]) -> Tensor:
 
 
 def _judge(row: Row, actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Row:
-    limit = row.limit or MODEL_LIMIT
     if actual.keys() != expected.keys():
         return failed(row, f"{', '.join(sorted(actual.keys() ^ expected.keys()))} on one side only")
     if row.name == "gradients":
-        return judged(row, worst_error(_flat(actual), _flat(expected)), limit, _WHOLE)
+        return judged(row, worst_error(_flat(actual), _flat(expected)), MODEL_LIMIT, _WHOLE)
     errors = [(worst_error(actual[name], value), name) for name, value in expected.items()]
     worst, where = max(errors)
-    return judged(row, worst, limit, where)
+    return judged(row, worst, MODEL_LIMIT, where)
 
 
-def step_rows(backend: Backend, name: str, *, reduced_float32: bool = False) -> list[Row]:
+def step_rows(backend: Backend, name: str) -> list[Row]:
     """Losses, gradients and buffers of one step on the device against the CPU's references.
+
+    TF32 and HF32 are off meanwhile.
 
     Args:
         backend: present on this machine.
         name: of ``MODELS``.
-        reduced_float32: this machine multiplies float32 with fewer bits (TF32, HF32).
     """
-    limit = REDUCED_FLOAT32_LIMIT if reduced_float32 else MODEL_LIMIT
     rows = [
-        Row(SECTION, part, name, Status.PASS, dtype="float32", limit=limit)
+        Row(SECTION, part, name, Status.PASS, dtype="float32")
         for part in ("losses", "gradients", "buffers")
     ]
     try:
@@ -141,7 +139,7 @@ def step_rows(backend: Backend, name: str, *, reduced_float32: bool = False) -> 
             expected = _outcome(_build(model_cfg), batch)
         device = backend.device()
         model = _build(model_cfg).to(device)
-        with timed() as clock:
+        with installed.full_float32(backend), timed() as clock:
             actual = _outcome(model, batch.to(device))
     except Exception as error:  # whatever the device raises is the step's failure
         return [failed(rows[0], error)]

@@ -12,10 +12,11 @@ import torch
 from click.testing import CliRunner
 
 from anybev.cli import main
-from anybev.device import get_backend
+from anybev.device import get_backend, installed
 from anybev.device.ops._contract import Contract
 from anybev.engine.check import member
 from anybev.engine.check.collectives import collective_rows
+from anybev.engine.check.compare import LIMITS, REDUCED_FLOAT32_LIMIT
 from anybev.engine.check.results import Status
 from anybev.engine.check.run import Report, Request, run
 from anybev.engine.check.table import report_table
@@ -144,3 +145,15 @@ def test_a_vendor_kernel_that_is_off_can_be_switched_off(
         monkeypatch.setenv("ANYBEV_OPS", "points_in_boxes=reference")
         assert CliRunner().invoke(main, arguments).exit_code == 0
     assert {row["implementation"] for row in _rows(path)} == {"reference"}
+
+
+def test_rounded_products_are_off_for_the_tight_limits_and_tried_as_set(report: Report) -> None:
+    rows = [row for row in report.rows if row.name == "sparse_conv" and row.dtype == "float32"]
+    limits = {row.case.partition(":")[0]: row.limit for row in rows}
+    assert limits["forward as set"] == limits["backward as set"] == REDUCED_FLOAT32_LIMIT
+    assert limits["forward"] == limits["backward"] == LIMITS[torch.float32]
+    backend = get_backend("npu")
+    assert installed.rounds_float32(backend)
+    with installed.full_float32(backend):
+        assert not installed.rounds_float32(backend)
+    assert installed.rounds_float32(backend)
