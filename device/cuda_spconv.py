@@ -61,8 +61,7 @@ def convolve(
             "ANYBEV_SPARSE_CONV=spconv: features must be float16 or float32, got "
             f"{features.dtype}; try without the variable"
         )
-    by_masks = plan.offsets <= _MASK_BITS
-    function = _ImplicitGemm if by_masks else _GatherScatter
+    function: Any = _ImplicitGemm if plan.offsets <= _MASK_BITS else _GatherScatter
     rounded = weight.to(features.dtype).contiguous()
     out: Tensor = function.apply(features.contiguous(), rounded, layout_of(plan))
     return out if bias is None else out + bias.to(out.dtype)

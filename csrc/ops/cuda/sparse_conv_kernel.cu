@@ -80,8 +80,20 @@ __device__ __nv_bfloat16 rounded<__nv_bfloat16>(float sum) {
   return __float2bfloat16_rn(sum);
 }
 
+// Two neighbouring columns of a row, the first of them even; those beyond the last are left out.
+template <class T>
+__device__ __forceinline__ void store_pair(const Numbers<T, 2>& pair, T* row, int column,
+                                           int columns) {
+  if (columns % 2 == 0) {
+    if (column < columns) *reinterpret_cast<Numbers<T, 2>*>(row + column) = pair;
+  } else {
+    if (column < columns) row[column] = pair.x[0];
+    if (column + 1 < columns) row[column + 1] = pair.x[1];
+  }
+}
+
 template <class T, int kColumns, int kDepth, Product kProduct>
-__global__ void __launch_bounds__(TileProduct<T, kColumns, kDepth, kProduct>::kThreads)
+__global__ void __launch_bounds__(TileProduct<T, kColumns, kDepth, kProduct>::kThreads, 1)
     convolve(ConvArguments<T> conv) {
   using Tile = TileProduct<T, kColumns, kDepth, kProduct>;
   using Matrices = Stage<T, kColumns, kDepth, kProduct>;
@@ -125,12 +137,14 @@ __global__ void __launch_bounds__(TileProduct<T, kColumns, kDepth, kProduct>::kT
 
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * kRows;
 #pragma unroll
-  for (int i = 0; i < Tile::kSums; ++i) {
+  for (int i = 0; i < Tile::kSums; i += 2) {
     const int row = Tile::row(i), column = first_column + Tile::column(i);
-    if (first_row + row >= conv.pairs.rows || column >= conv.outputs) continue;
+    if (first_row + row >= conv.pairs.rows) continue;
     const bool damaged = table.damaged[row / 32] >> row % 32 & 1;
-    conv.out[(first_row + row) * conv.outputs + column] =
-        rounded<T>(damaged ? static_cast<Sum<T>>(NAN) : sums[i]);
+    const Sum<T> nan = static_cast<Sum<T>>(NAN);
+    const Numbers<T, 2> pair{
+        {rounded<T>(damaged ? nan : sums[i]), rounded<T>(damaged ? nan : sums[i + 1])}};
+    store_pair(pair, conv.out + (first_row + row) * conv.outputs, column, conv.outputs);
   }
 }
 

@@ -9,24 +9,26 @@ namespace anybev::cuda {
 constexpr int kRows = SparsePairs::kTileRows, kSlabRows = 16;
 constexpr int kOffsetsAtOnce = 32;  // rows of the table; their presence is one word
 
-// Where threads keep their sums: warps one below the other, each with whole slabs of 16 rows, so
-// that a warp skips an offset that none of its rows has.
+// Where threads keep their sums: four warps one below the other, each with two slabs of 16 rows, so
+// that a warp skips what none of its rows has; wide tiles have eight, two side by side.
 template <class T, int kColumns, int kDepth, Product kProduct>
 struct TileProduct {
-  static constexpr int kSlabs = 2, kThreads = kRows / kSlabRows / kSlabs * kWarp;
+  static constexpr int kSlabs = 2, kDown = kRows / kSlabRows / kSlabs;
+  static constexpr int kAcross = kColumns > 64 ? 2 : 1, kThreads = kDown * kAcross * kWarp;
   // Padding that keeps the lanes of a load in different banks.
   static constexpr int kLeftStride = kDepth + 16 / sizeof(T), kRightStride = kColumns + 8;
-  using Warp = WarpProduct<T, kSlabs, kColumns, false, true>;
+  using Warp = WarpProduct<T, kSlabs, kColumns / kAcross, false, true>;
   static constexpr int kSums = Warp::kSums;
 
-  static __device__ int row(int i) { return warp() * kSlabs * kSlabRows + Warp::row(i); }
-  static __device__ int column(int i) { return Warp::column(i); }
+  static __device__ int row(int i) { return first_slab() * kSlabRows + Warp::row(i); }
+  static __device__ int column(int i) { return first_column() + Warp::column(i); }
 
   // Bit s of `slabs`: slab s of the tile has a pair at this offset; the rows of others are not set.
   static __device__ __forceinline__ void multiply(const T* left, const T* right, unsigned slabs,
                                                   float* sums) {
-    const unsigned mine = slabs >> warp() * kSlabs & 3;
-    left += warp() * kSlabs * kSlabRows * kLeftStride;
+    const unsigned mine = slabs >> first_slab() & 3;
+    left += first_slab() * kSlabRows * kLeftStride;
+    right += first_column();
 #pragma unroll
     for (int k = 0; k < kDepth; k += Warp::kInner) {
       const T* a = left + k;
@@ -42,7 +44,10 @@ struct TileProduct {
   }
 
  private:
-  static __device__ int warp() { return threadIdx.x / kWarp; }
+  static __device__ int first_slab() { return threadIdx.x / kWarp % kDown * kSlabs; }
+  static __device__ int first_column() {
+    return static_cast<int>(threadIdx.x) / kWarp / kDown * (kColumns / kAcross);
+  }
 };
 
 // The same by threads: a warp has one slab, a thread 8 rows and kColumns / 16 columns of it.
