@@ -29,7 +29,7 @@ struct Pictures {
 // Points that a lift works on at a time: memory beside input and output is at most 24 bytes a point
 // of these. Few when emulated, so that small tests pass through several parts too.
 #ifdef ANYBEV_EMULATION
-constexpr int64_t kLiftPoints = 1000;
+constexpr int64_t kLiftPoints = 2000;
 #else
 constexpr int64_t kLiftPoints = int64_t{1} << 24;
 #endif
