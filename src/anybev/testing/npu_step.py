@@ -54,7 +54,7 @@ def step(model: Any, batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str
 def strangers(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> list[str]:
     """Names of parameters, buffers, gradients and optimizer state that are not on npu."""
     held = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
     held |= {f"{n}.grad": p.grad for n, p in model.named_parameters() if p.grad is not None}
     for parameter, state in optimizer.state.items() if optimizer else ():
         # Adam counts its steps in a number, which stays on the host.
