@@ -15,6 +15,10 @@ struct Columns {
   int64_t x, y, z, batch;
 
   __host__ __device__ int64_t count() const { return batch * x * y; }
+  __device__ bool holds(const int4& site) const {
+    return site.x >= 0 && site.x < batch && site.y >= 0 && site.y < x && site.z >= 0 &&
+           site.z < y && site.w >= 0 && site.w < z;
+  }
   __device__ int64_t column(int64_t b, int64_t i, int64_t j) const { return (b * x + i) * y + j; }
 };
 

@@ -14,8 +14,7 @@ __global__ void __launch_bounds__(kThreads)
                Word* cell_twice) {
   for (int64_t row = first_item(); row < rows; row += item_stride()) {
     const int4 site = coords[row];
-    if (site.x < 0 || site.x >= level.batch || site.y < 0 || site.y >= level.x || site.z < 0 ||
-        site.z >= level.y || site.w < 0 || site.w >= level.z) {
+    if (!level.holds(site)) {
       atomicMin(row_outside, static_cast<Word>(row));
       continue;
     }
@@ -43,7 +42,7 @@ __device__ inline Word every_nth_bit(Word v, int n) {
 }
 
 // Every output column gathers the input columns that its kernel covers.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     reach_cells(Columns in, Columns out, ConvGeometry g, Word* cells) {
   for (int64_t line = blockIdx.y; line < out.batch * out.x; line += gridDim.y) {
     const int64_t b = line / out.x, x0 = line % out.x * g.stride[0] - g.padding[0];
@@ -77,32 +76,49 @@ __global__ void __launch_bounds__(kThreads)
   add_warp_sum(own, sum);
 }
 
-// Pairs of a layer, from the words of the sites that it reads.
+// Pairs that the occupied `cells` of one column have in a layer.
+__device__ Word pairs_of(const Columns& in, const Shape3& out, const ConvGeometry& g,
+                         int64_t column, int64_t x, int64_t y, Word cells) {
+  Word pairs = 0;
+  if (!g.subm) {
+    for (Word left = cells; left; left &= left - 1) {
+      pairs += reaching(__ffsll(left) - 1, 2, g, out.z).length();
+    }
+    return pairs * reaching(x, 0, g, out.x).length() * reaching(y, 1, g, out.y).length();
+  }
+  for (int i = -g.padding[0]; i <= g.padding[0]; ++i) {
+    for (int j = -g.padding[1]; j <= g.padding[1]; ++j) {
+      if (x + i < 0 || x + i >= in.x || y + j < 0 || y + j >= in.y) continue;
+      const Word there = in.cells[column + i * in.y + j];
+      for (int up = -g.padding[2]; there && up <= g.padding[2]; ++up) {
+        pairs += __popcll(cells & moved(there, up));
+      }
+    }
+  }
+  return pairs;
+}
+
+// Pairs of a layer that reads the first level, by its rows: most columns of that one are empty.
 __global__ void __launch_bounds__(kThreads)
-    count_layer_pairs(Columns in, Shape3 out, ConvGeometry g, Word* sum) {
+    count_pairs_of_rows(const int4* coords, int64_t rows, Columns in, Shape3 out, ConvGeometry g,
+                        Word* sum) {
+  Word own = 0;
+  for (int64_t row = first_item(); row < rows; row += item_stride()) {
+    const int4 site = coords[row];
+    if (!in.holds(site)) continue;
+    const int64_t column = in.column(site.x, site.y, site.z);
+    own += pairs_of(in, out, g, column, site.y, site.z, Word{1} << site.w);
+  }
+  add_warp_sum(own, sum);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    count_pairs_of_columns(Columns in, Shape3 out, ConvGeometry g, Word* sum) {
   Word own = 0;
   for (int64_t column = first_item(); column < in.count(); column += item_stride()) {
     const Word cells = in.cells[column];
     if (!cells) continue;
-    const int64_t y = column % in.y, line = column / in.y, x = line % in.x;
-    if (!g.subm) {
-      int64_t along_z = 0;
-      for (Word left = cells; left; left &= left - 1) {
-        along_z += anybev::sparse_neighbors::reaching(__ffsll(left) - 1, 2, g, out.z).length();
-      }
-      own += along_z * anybev::sparse_neighbors::reaching(x, 0, g, out.x).length() *
-             anybev::sparse_neighbors::reaching(y, 1, g, out.y).length();
-      continue;
-    }
-    for (int i = -g.padding[0]; i <= g.padding[0]; ++i) {
-      for (int j = -g.padding[1]; j <= g.padding[1]; ++j) {
-        if (x + i < 0 || x + i >= in.x || y + j < 0 || y + j >= in.y) continue;
-        const Word there = in.cells[column + i * in.y + j];
-        for (int up = -g.padding[2]; there && up <= g.padding[2]; ++up) {
-          own += __popcll(cells & moved(there, up));
-        }
-      }
-    }
+    own += pairs_of(in, out, g, column, column / in.y % in.x, column % in.y, cells);
   }
   add_warp_sum(own, sum);
 }
@@ -174,8 +190,15 @@ class ColumnPlanner final : public Planner {
     for (int64_t i = 0; i < layers; ++i) {
       const Layer& layer = pyramid_.layers[i];
       const Columns& in = levels_[layer.level];
-      launch(context_, count_layer_pairs, blocks_for(in.count(), kThreads, kSumBlocks), kThreads, 0,
-             in, pyramid_.levels[layer.out_level()].shape, layer.geometry, sums + 2 + levels + i);
+      const Shape3& out = pyramid_.levels[layer.out_level()].shape;
+      Word* sum = sums + 2 + levels + i;
+      if (layer.level == 0) {
+        launch(context_, count_pairs_of_rows, blocks_for(rows_, kThreads, kSumBlocks), kThreads, 0,
+               sites_[0], rows_, in, out, layer.geometry, sum);
+      } else {
+        launch(context_, count_pairs_of_columns, blocks_for(in.count(), kThreads, kSumBlocks),
+               kThreads, 0, in, out, layer.geometry, sum);
+      }
     }
     std::vector<Word> host(size);
     read_back(context_, host.data(), sums, size);

@@ -14,6 +14,7 @@ using anybev::sparse_neighbors::ConvGeometry;
 using anybev::sparse_neighbors::kTile;
 using anybev::sparse_neighbors::Layer;
 using anybev::sparse_neighbors::Pyramid;
+using anybev::sparse_neighbors::reaching;
 using anybev::sparse_neighbors::Shape3;
 
 inline int64_t tiles_of(int64_t rows) { return (rows + kTile - 1) / kTile; }

@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t i = first_item(); i < rows * fan; i += item_stride()) {
     const int4 site = sites[i / fan];
     const int slot = static_cast<int>(i % fan);
-    const auto xs = anybev::sparse_neighbors::reaching(site.y, 0, g, out.x);
-    const auto ys = anybev::sparse_neighbors::reaching(site.z, 1, g, out.y);
-    const auto zs = anybev::sparse_neighbors::reaching(site.w, 2, g, out.z);
+    const auto xs = reaching(site.y, 0, g, out.x);
+    const auto ys = reaching(site.z, 1, g, out.y);
+    const auto zs = reaching(site.w, 2, g, out.z);
     const int64_t x = xs.first + slot / fan_z / fan_y, y = ys.first + slot / fan_z % fan_y;
     const int64_t z = zs.first + slot % fan_z;
     const bool reached = x <= xs.last && y <= ys.last && z <= zs.last;

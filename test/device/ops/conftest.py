@@ -1,5 +1,6 @@
 """Fixtures of the operator tests: which implementation answers, and on how many threads."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,6 +19,8 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     """Each implementation on the CPU of the operator that the test module is named after."""
     name = request.module.__name__.rpartition("test_")[2].removesuffix("_contract")
     if request.param == "reference":
+        if envs.native_library() is not None:
+            pytest.skip("references are tested without ANYBEV_NATIVE_LIBRARY")
         monkeypatch.setenv("ANYBEV_OPS", f"{name}=reference")
     elif CONTRACTS[name].implementation("cpu") != "native":
         pytest.skip(f"no compiled {name} in this installation")
@@ -28,6 +31,16 @@ def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def emulated() -> bool:
     """Whether the native kernels of this run are the CUDA ones, emulated on the processor."""
     return envs.native_library() is not None
+
+
+@pytest.fixture
+def device_waits(emulated: bool) -> Callable[[], int]:
+    """Number of times that the host has waited for the emulated device."""
+    if not emulated:
+        pytest.skip("waits are counted where CUDA kernels are emulated")
+    count = ctypes.CDLL(str(envs.native_library())).anybev_emulation_waits
+    count.restype = ctypes.c_int64
+    return lambda: int(count())
 
 
 @pytest.fixture

@@ -107,6 +107,13 @@ def test_threads_do_not_change_the_choice(set_threads: Callable[[int], None]) ->
     assert torch.equal(*results)
 
 
+def test_cuda_waits_for_the_device_once(device_waits: Callable[[], int]) -> None:
+    boxes, scores = scene(100)
+    before = device_waits()
+    nms_rotated(boxes, scores, 0.2)
+    assert device_waits() - before == 1
+
+
 def test_autocast_changes_nothing(implementation: str) -> None:
     boxes, scores = scene(100)
     expected = nms_rotated(boxes, scores, 0.2)

@@ -1,6 +1,7 @@
 """sparse_neighbors: registrations, what it keeps, and what it refuses."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -92,6 +93,18 @@ def test_concurrent_calls_do_not_share_memory() -> None:
         thread.join()
     assert len(results) == 60
     assert all(torch.equal(result, expected) for result in results)
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(7, 1), (90, 3)], ids=["words", "keys"])
+def test_cuda_waits_for_the_device_once_a_call(
+    device_waits: Callable[[], int], depth: int, expected: int
+) -> None:
+    # By sorted keys, once more a strided layer.
+    before = device_waits()
+    plans = sparse_pyramid(random_coords(), (9, 8, depth), 2, [SUBM, DOWN, SUBM, DOWN, SUBM])
+    assert device_waits() - before == expected
+    _ = plans[1].transposed_pairs, plans[1].table
+    assert device_waits() - before == expected
 
 
 OUTSIDE = {
