@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ EVERY_STEP = {
     "default_hooks__checkpoint__interval": "1",
     "default_hooks__checkpoint__max_keep_ckpts": "9",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plain_configs() -> Iterator[None]:
+    """Configs are written as they are: formatting one takes longer than its training here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
+        yield
 
 
 @pytest.fixture(scope="module")
