@@ -47,9 +47,14 @@ def test_iou_of_odd_boxes(mx: Binding, draw: Generator) -> None:
     assert mx.calls == ["npu_box_iou_rotated"]
 
 
-def test_intersection_is_not_offered(mx: Binding, draw: Generator) -> None:
-    with pytest.warns(KernelFallbackWarning, match="mode must be iou, got intersection"):
-        assert_same(lambda a, b: box_iou_rotated(a, b, mode="intersection"), *[flat(draw, 5)] * 2)
+def test_areas_of_intersections_equal_the_cpu(mx: Binding, draw: Generator) -> None:
+    a, b = flat(draw, 9), flat(draw, 7)
+    a[0, 2], a[1, 3] = 0.0, torch.nan
+    assert_same(lambda a, b: box_iou_rotated(a, b, mode="intersection"), a, b)
+    assert mx.calls == ["npu_box_iou_rotated"]
+
+
+def test_float64_boxes_stay_float64(mx: Binding, draw: Generator) -> None:
     with simnpu.allow_float64(), pytest.warns(KernelFallbackWarning, match="not be float64"):
         assert_same(box_iou_rotated, *[flat(draw, 5).double()] * 2)
 

@@ -237,8 +237,8 @@ MISTAKES: dict[str, tuple[str, str, str, Callable[[], None], type[Exception]]] =
     ),
     "angles the other way": (
         "box_iou_rotated",
-        '"iou", False, True)',
-        '"iou", False, False)',
+        "kernel_mode, False, True)",
+        "kernel_mode, False, False)",
         iou_case,
         AssertionError,
     ),

@@ -31,13 +31,10 @@ def voxel_to_point(voxels: Tensor, sizes: list[float], bounds: list[float], layo
 def unique_voxel(voxels: Tensor) -> tuple[int, Tensor, Tensor, Tensor, Tensor]:
     """Number of cells, cells, start of each among the sorted rows, sorted rows, first of each."""
     ordered, rows = torch.sort(voxels, stable=True)
-    starts = [
-        i
-        for i, value in enumerate(ordered.tolist())
-        if value >= 0 and (i == 0 or value != int(ordered[i - 1]))
-    ]
-    start = torch.tensor(starts, dtype=torch.int64)
-    return len(starts), ordered[start], start.int(), rows.int(), rows[start].int()
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    start = (first & (ordered >= 0)).nonzero().squeeze(1)
+    return len(start), ordered[start], start.int(), rows.int(), rows[start].int()
 
 
 def hard_voxelize(

@@ -1,4 +1,4 @@
-"""BEV pooling: one addition a point."""
+"""BEV pooling: sums by cell, as mx_driving's documentation writes them."""
 
 import torch
 from torch import Tensor
@@ -17,13 +17,10 @@ def npu_bev_pool_v3(
 ) -> Tensor:
     """(b, d, h, w, C): sums by cell of the features, times their depth's weight where there is."""
     channels = features.shape[-1]
-    out = torch.zeros(b * d * h * w, channels)
     rows = features.reshape(-1, channels)
-    for point, target in enumerate(cell.tolist()):
-        if depth is None or by_depth is None or by_pixel is None:
-            out[target] += rows[point]
-        else:
-            out[target] += depth.flatten()[by_depth[point]] * rows[by_pixel[point]]
+    if depth is not None and by_depth is not None and by_pixel is not None:
+        rows = depth.flatten()[by_depth.long()][:, None] * rows[by_pixel.long()]
+    out = torch.zeros(b * d * h * w, channels).index_add_(0, cell.long(), rows)
     return out.view(b, d, h, w, channels)
 
 
@@ -40,10 +37,9 @@ def npu_bev_pool_v3_backward(
     given = grad.reshape(-1, channels)[cell.long()]
     if depth is None or by_depth is None or by_pixel is None:
         return None, given
-    grad_depth, grad_features = torch.zeros_like(depth), torch.zeros_like(features)
+    at, pixel = by_depth.long(), by_pixel.long()
     rows = features.reshape(-1, channels)
-    for point, row in enumerate(given):
-        at, pixel = int(by_depth[point]), int(by_pixel[point])
-        grad_depth.view(-1)[at] += row @ rows[pixel]
-        grad_features.view(-1, channels)[pixel] += depth.reshape(-1)[at] * row
-    return grad_depth, grad_features
+    weights = depth.flatten()[at]
+    grad_depth = torch.zeros(depth.numel()).index_add_(0, at, (given * rows[pixel]).sum(1))
+    grad_features = torch.zeros_like(rows).index_add_(0, pixel, weights[:, None] * given)
+    return grad_depth.view(depth.shape), grad_features.view(features.shape)

@@ -72,19 +72,16 @@ def npu_sparse_conv3d(
     batch_size: int,
 ) -> tuple[Tensor, Tensor]:
     """Of every row and offset the output's coordinates and linear number, -1 for none."""
-    pairs, numbers = [], []
-    for b, *cell in coords.tolist():
-        for tap in itertools.product(*map(range, kernel)):
-            moved = [c + p - t for c, p, t in zip(cell, padding, tap, strict=True)]
-            out = [m // s for m, s in zip(moved, stride, strict=True)]
-            reached = all(
-                m % s == 0 and 0 <= o < n
-                for m, s, o, n in zip(moved, stride, out, out_shape, strict=True)
-            )
-            pairs.append([b, *out] if reached else [-1] * 4)
-            number = ((b * out_shape[0] + out[0]) * out_shape[1] + out[1]) * out_shape[2] + out[2]
-            numbers.append(number if reached else -1)
-    return torch.tensor(pairs, dtype=torch.int32), torch.tensor(numbers, dtype=torch.int32)
+    taps = torch.tensor(list(itertools.product(*map(range, kernel))))
+    moved = coords[:, None, 1:].long() + torch.tensor(padding) - taps
+    out = moved.div(torch.tensor(stride), rounding_mode="floor")
+    bounds = torch.tensor(out_shape)
+    reached = ((moved % torch.tensor(stride) == 0) & (out >= 0) & (out < bounds)).all(2)
+    sample = coords[:, :1].long().expand(reached.shape)
+    x, y, z = out.unbind(2)
+    number = ((sample * out_shape[0] + x) * out_shape[1] + y) * out_shape[2] + z
+    pairs = torch.where(reached[..., None], torch.cat([sample[..., None], out], 2), -1)
+    return pairs.flatten(0, 1).int(), torch.where(reached, number, -1).flatten().int()
 
 
 def _pairs(offset: Tensor, order: Tensor, taps: int) -> tuple[Tensor, Tensor, Tensor]:
