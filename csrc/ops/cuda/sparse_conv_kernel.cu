@@ -128,6 +128,7 @@ __global__ void __launch_bounds__(TileProduct<T, kColumns, kDepth, kProduct>::kT
       end_copy_group();
       if (step >= kStages - 1) {
         const Matrices& matrices = stage[(step - kStages + 1) % kStages];
+        __syncwarp();  // lanes that loaded nothing are ahead
         Tile::multiply(matrices.left, matrices.right, table.slabs[used.offset()], sums);
         used.next(parts);
       }

@@ -187,6 +187,7 @@ __global__ void __launch_bounds__(SideProduct<T, kSide, kProduct>::kThreads)
       end_copy_group();
       if (step >= kStages - 1) {
         const Matrices& matrices = stage[(step - kStages + 1) % kStages];
+        __syncwarp();
         Side::multiply(matrices.grad, matrices.features, sums);
       }
     }
