@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from anybev.device import Backend, Capability, get_backend
+from anybev.device import Backend, get_backend
 
 _COUNT = 100_003
 TIMEOUT_S = 60
@@ -86,8 +86,8 @@ def take_part(backend: Backend, rank: int, size: int, folder: Path) -> dict[str,
         # All on this host: the interface of its name may be down, or lead elsewhere.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     device = backend.device(rank)
-    if Capability.INDEXED in backend.capabilities:
-        torch.get_device_module(device).set_device(device)
+    backend.prepare()
+    backend.choose_device(rank)
     dist.init_process_group(
         backend.collective,
         init_method=f"file://{folder / 'meeting'}",

@@ -165,6 +165,7 @@ def run(request: Request, progress_bar: ProgressBar) -> Report:
         MachineError: the device is not there.
     """
     backend = _backend(request.device)
+    backend.prepare()  # as a training does, before the first tensor
     facts = installed.facts(backend)
     report = Report(
         backend=backend.name,

@@ -203,7 +203,8 @@ def _step_times_ms(backend: Backend, steps: int, progress: Callable[[], None]) -
     model_cfg, batch = _cameras()
     device = backend.device()
     model, batch = _build(model_cfg).to(device), batch.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    adamw: Any = backend.fused_optimizer("AdamW") or torch.optim.AdamW
+    optimizer = adamw(model.parameters(), lr=1e-5)
     times = []
     for index in range(steps + 2):
         backend.synchronize()
