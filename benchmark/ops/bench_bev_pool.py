@@ -27,12 +27,12 @@ def rows(ctx: Context) -> Iterator[Row]:
     All sides are called as torch operators, without argument checks.
     """
     rig, grid = load_rig(), list(GRID)
-    coords = rig.frustum_coords()
+    coords = ctx.put(rig.frustum_coords())
     cells = (coords[:, 1].long() * GRID[1] + coords[:, 2]) * GRID[2] + coords[:, 3]
     shape: dict[str, int | list[int]]
     shape = {"points": len(coords), "channels": _CHANNELS, "grid": grid}
     for dtype in (torch.float32, torch.bfloat16):
-        features = torch.randn(len(coords), _CHANNELS).to(dtype)
+        features = ctx.put(torch.randn(len(coords), _CHANNELS).to(dtype))
         grad = torch.randn_like(bev_pool(features, coords, 1, grid))
         pooled = (features, coords, 1, grid)
         gathered = (grad, coords, grid, dtype)

@@ -35,11 +35,11 @@ def _by_shapely(boxes_a: Tensor, boxes_b: Tensor) -> np.ndarray:
 def rows(ctx: Context) -> Iterator[Row]:
     """The matching of one sample (200 x 52), spread over the scene and crowded together."""
     for case, spread_m in (("scene", 50.0), ("crowd", 5.0)):
-        a = seen_from_above(street_boxes(200, spread_m=spread_m))
-        b = seen_from_above(street_boxes(52, spread_m=spread_m, seed=1))
+        a = ctx.put(seen_from_above(street_boxes(200, spread_m=spread_m)))
+        b = ctx.put(seen_from_above(street_boxes(52, spread_m=spread_m, seed=1)))
         ours: Side = lambda a=a, b=b: box_iou_rotated(a, b)  # type: ignore[misc] # noqa: E731
         sides = {OURS: ours, REFERENCE: on_reference(NAME, ours)}
-        if util.find_spec("shapely") is not None:
+        if ctx.on_cpu and util.find_spec("shapely") is not None:
             sides[f"shapely {metadata.version('shapely')}"] = (
                 lambda a=a, b=b: _by_shapely(a, b)  # type: ignore[misc]
             )

@@ -15,8 +15,8 @@ _BATCH, _BOXES, _CLASSES = 4, 52, 10
 
 def rows(ctx: Context) -> Iterator[Row]:
     """Four samples of 52 boxes on BEVFusion's 180 x 180 cells."""
-    boxes = street_boxes(_BATCH * _BOXES)
-    index = torch.arange(len(boxes))
+    boxes = ctx.put(street_boxes(_BATCH * _BOXES))
+    index = torch.arange(len(boxes), device=ctx.device)
     ours: Side = lambda: draw_heatmap(  # noqa: E731
         boxes,
         index % _CLASSES,

@@ -28,6 +28,7 @@ from anybev.benchmark.ops.rig import (
     Rig,
     load_rig,
 )
+from anybev.device import Backend, Capability
 from anybev.device.ops.lift_splat import lift_splat
 
 NAME = "lift_splat"
@@ -56,16 +57,17 @@ def _turned(rig: Rig) -> Rig:
     return replace(rig, img_aug_matrix=picture @ rig.img_aug_matrix, lidar2cam=rig.lidar2cam @ back)
 
 
-def _fused(rays_m: Tensor, origins_m: Tensor, logits: Tensor) -> Tensor:
-    return lift_splat(logits, rays_m, origins_m, _DEPTHS_M, LOWER_M, CELL_SIZE_M, GRID)
+def _fused(rays_m: Tensor, origins_m: Tensor, depths_m: Tensor, logits: Tensor) -> Tensor:
+    return lift_splat(logits, rays_m, origins_m, depths_m, LOWER_M, CELL_SIZE_M, GRID)
 
 
-def _materialised(rays_m: Tensor, origins_m: Tensor, logits: Tensor) -> Tensor:
+def _materialised(rays_m: Tensor, origins_m: Tensor, depths_m: Tensor, logits: Tensor) -> Tensor:
     """Softmax, lifted volume, mask, index_add: one sample."""
-    weight, context = logits[0].split([len(_DEPTHS_M), _CHANNELS], 1)
-    points = _DEPTHS_M[:, None, None, None] * rays_m[0][:, None] + origins_m[0][:, None, None, None]
-    cell = ((points - torch.tensor(LOWER_M)) / torch.tensor(CELL_SIZE_M)).long()
-    kept = ((cell >= 0) & (cell < torch.tensor(GRID))).all(-1)
+    weight, context = logits[0].split([len(depths_m), _CHANNELS], 1)
+    points = depths_m[:, None, None, None] * rays_m[0][:, None] + origins_m[0][:, None, None, None]
+    lower, size = points.new_tensor(LOWER_M), points.new_tensor(CELL_SIZE_M)
+    cell = ((points - lower) / size).long()
+    kept = ((cell >= 0) & (cell < cell.new_tensor(GRID))).all(-1)
     x, y, z = cell[kept].unbind(1)
     volume = weight.softmax(1)[:, None] * context[:, :, None]
     lifted = volume.permute(0, 2, 3, 4, 1)[kept]
@@ -81,8 +83,18 @@ def _trained(splat: Splat, logits: Tensor, grad: Tensor) -> Side:
     return lambda: torch.autograd.grad(splat(leaf), leaf, grad)
 
 
-def _peak_extra_mib(run: Side) -> float | None:
-    """How far one run takes the process's memory above where it was; None where nobody counts."""
+def _peak_extra_mib(run: Side, backend: Backend) -> float | None:
+    """How far one run takes the memory in use above where it was; None where nobody counts."""
+    if Capability.PEAK_MEMORY_RESET not in backend.capabilities:
+        return _peak_extra_of_process_mib(run)
+    run()
+    backend.reset_peak_memory()
+    before = backend.peak_memory_mib()
+    run()
+    return backend.peak_memory_mib() - before
+
+
+def _peak_extra_of_process_mib(run: Side) -> float | None:
     reset, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is None or not (reset.exists() and status.exists()):
@@ -110,12 +122,14 @@ def _scratch_kib(run: Side) -> float:
     return float(sum(v for v in taken[:-1] if v > 0)) / 1024
 
 
-def _notes(rig: Rig, sides: dict[str, Side], ours: Side) -> dict[str, str]:
+def _notes(ctx: Context, rig: Rig, sides: dict[str, Side], ours: Side) -> dict[str, str]:
     notes = {}
     for name, run in sides.items():
-        extra_mib = _peak_extra_mib(run)
+        extra_mib = _peak_extra_mib(run, ctx.backend)
         notes[name] = "" if extra_mib is None else f"peak {extra_mib:.0f} MiB, result included"
-    notes[OURS] += f"; scratch {_scratch_kib(ours):.0f} KiB a thread; {rig.origin}"
+    if ctx.on_cpu:
+        notes[OURS] += f"; scratch {_scratch_kib(ours):.0f} KiB a thread"
+    notes[OURS] += f"; {rig.origin}"
     return notes
 
 
@@ -126,20 +140,20 @@ def rows(ctx: Context) -> Iterator[Row]:
     sum. Every side is one call on one sample, memory of the result included.
     """
     height, width = FEATURE_SIZE
-    logits = torch.randn(1, 6, len(_DEPTHS_M) + _CHANNELS, height, width)
-    grad = torch.randn(1, *GRID[:2], _CHANNELS).permute(0, 3, 1, 2)
+    logits = ctx.put(torch.randn(1, 6, len(_DEPTHS_M) + _CHANNELS, height, width))
+    grad = ctx.put(torch.randn(1, *GRID[:2], _CHANNELS)).permute(0, 3, 1, 2)
     shape: dict[str, int | list[int]]
     shape = {"logits": list(logits.shape), "depths": len(_DEPTHS_M), "grid": list(GRID)}
     for case, rig in zip(_CASES, (load_rig(), _turned(load_rig())), strict=True):
-        rays, origins = (v[None].contiguous() for v in rig.rays())
-        ours, peer = partial(_fused, rays, origins), partial(_materialised, rays, origins)
+        geometry = [ctx.put(v[None].contiguous()) for v in rig.rays()] + [ctx.put(_DEPTHS_M)]
+        ours, peer = partial(_fused, *geometry), partial(_materialised, *geometry)
         run, train = partial(ours, logits), _trained(ours, logits, grad)
         forward: dict[str, Side] = {OURS: run, PEER: partial(peer, logits)}
         training: dict[str, Side] = {OURS: train, PEER: _trained(peer, logits, grad)}
         if case == _CASES[0]:  # once: seconds a run
             forward[REFERENCE] = on_reference(NAME, run)
         for direction, sides in (("forward", forward), ("forward + backward", training)):
-            notes = _notes(rig, sides, run)
+            notes = _notes(ctx, rig, sides, run)
             for threads in ctx.threads:
                 yield from ctx.compare(
                     NAME,

@@ -14,8 +14,8 @@ NAME = "nms_rotated"
 def rows(ctx: Context) -> Iterator[Row]:
     """Boxes over the whole scene (most are kept) and in a crowd (most are not)."""
     for case, spread_m in (("scene", 50.0), ("crowd", 10.0)):
-        boxes = seen_from_above(street_boxes(1000, spread_m=spread_m))
-        scores = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+        boxes = ctx.put(seen_from_above(street_boxes(1000, spread_m=spread_m)))
+        scores = ctx.put(torch.rand(1000, generator=torch.Generator().manual_seed(0)))
         ours: Side = lambda b=boxes, s=scores: nms_rotated(b, s, 0.2)  # type: ignore[misc] # noqa: E731
         kept = len(nms_rotated(boxes, scores, 0.2))
         for threads in ctx.threads:

@@ -13,7 +13,7 @@ _BOXES = 52
 
 def rows(ctx: Context) -> Iterator[Row]:
     """What building the ground-truth database does for every frame."""
-    boxes = street_boxes(_BOXES)
+    boxes = ctx.put(street_boxes(_BOXES))
     for scene in ctx.scenes.values():
         points = scene.points_lidar_m
         ours: Side = lambda p=points: points_in_boxes(p, boxes)  # type: ignore[misc] # noqa: E731

@@ -15,10 +15,11 @@ NAME = "rasterize_depth"
 def rows(ctx: Context) -> Iterator[Row]:
     """One sweep and ten; all sides are called as torch operators, without argument checks."""
     rig = load_rig()
-    matrices = (rig.lidar2img, rig.img_aug_matrix.float(), torch.zeros(3), torch.eye(3))
+    pictures = ctx.put(rig.lidar2img), ctx.put(rig.img_aug_matrix.float())
+    matrices = (*pictures, ctx.put(torch.zeros(3)), ctx.put(torch.eye(3)))
     for scene in ctx.scenes.values():
         arguments = (scene.points_lidar_m, *matrices, *IMAGE_SIZE)
-        image = rasterize_depth(arguments[0], *matrices[:2], torch.eye(4), IMAGE_SIZE)
+        image = rasterize_depth(arguments[0], *pictures, ctx.put(torch.eye(4)), IMAGE_SIZE)
         for threads in ctx.threads:
             yield from ctx.compare(
                 NAME,

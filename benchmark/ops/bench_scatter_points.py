@@ -44,7 +44,7 @@ def rows(ctx: Context) -> Iterator[Row]:
         coords = voxelize_dynamic(scene.points_lidar_m, VOXEL_SIZE_M, RANGE_M)
         coords = coords[coords[:, 0] >= 0]
         for channels in _CHANNELS:
-            features = torch.randn(len(coords), channels)
+            features = ctx.put(torch.randn(len(coords), channels))
             for reduce in _FORMS:
                 out, _, voxel, counts = scatter_points(features, coords, reduce)
                 grad = torch.randn_like(out)

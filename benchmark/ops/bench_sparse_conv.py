@@ -22,6 +22,7 @@ from anybev.benchmark.ops.harness import (
     thread_count,
 )
 from anybev.benchmark.ops.scene import Scene
+from anybev.device import cuda_spconv
 from anybev.device.ops.sparse_conv import sparse_conv
 from anybev.device.ops.sparse_neighbors import SparseNeighbors
 
@@ -54,12 +55,24 @@ class Layer:
 
     @classmethod
     def draw(cls, plan: SparseNeighbors, cin: int, cout: int) -> "Layer":
-        """Random float32 tensors that need gradients."""
-        generator = torch.Generator().manual_seed(0)
-        features = torch.randn(len(plan.in_coords), cin, generator=generator)
-        weight = torch.randn(cout, *plan.kernel_size, cin, generator=generator)
-        grad = torch.randn(len(plan.out_coords), cout, generator=generator)
+        """Random float32 tensors that need gradients, where the plan is."""
+        generator, device = torch.Generator().manual_seed(0), plan.in_coords.device
+        shapes = (
+            (len(plan.in_coords), cin),
+            (cout, *plan.kernel_size, cin),
+            (len(plan.out_coords), cout),
+        )
+        features, weight, grad = (
+            torch.randn(shape, generator=generator).to(device) for shape in shapes
+        )
         return cls(plan, features.requires_grad_(), weight.requires_grad_(), grad)
+
+    def to(self, dtype: torch.dtype) -> "Layer":
+        """The layer in another dtype, its tensors leaves."""
+        features, weight, grad = (
+            value.detach().to(dtype) for value in (self.features, self.weight, self.grad)
+        )
+        return Layer(self.plan, features.requires_grad_(), weight.requires_grad_(), grad)
 
     @property
     def gflop(self) -> float:
@@ -78,8 +91,33 @@ class Layer:
         return lambda: torch.autograd.grad(out, leaves, self.grad, retain_graph=True)
 
 
+class SpconvOnDevice:
+    """The same convolution by spconv's GPU kernels, over our plan in its layout."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.order = torch.arange(len(layer.grad), device=layer.grad.device)
+        self._layer, self._out = layer, self._convolve(layer)
+
+    @staticmethod
+    def _convolve(layer: Layer) -> Tensor:
+        return cuda_spconv.convolve(layer.features, layer.weight, layer.plan, None)
+
+    def forward(self) -> Tensor:
+        """Spconv's output, in our row order."""
+        with torch.no_grad():
+            return self._convolve(self._layer)
+
+    def backward(self) -> tuple[Tensor, Tensor]:
+        """Spconv's gradients of features and weight."""
+        leaves = self._layer.features, self._layer.weight
+        features, weight = torch.autograd.grad(
+            self._out, leaves, self._layer.grad, retain_graph=True
+        )
+        return features, weight
+
+
 class SpconvLayer:
-    """The same convolution through spconv's operators, its map built beforehand."""
+    """The same convolution through spconv's CPU operators, its map built beforehand."""
 
     def __init__(self, spconv: ModuleType, layer: Layer) -> None:
         plan, self.ops = layer.plan, spconv.ops
@@ -118,7 +156,7 @@ class SpconvLayer:
         return features, weight
 
 
-def value_difference(layer: Layer, peer: SpconvLayer) -> float:
+def value_difference(layer: Layer, peer: SpconvLayer | SpconvOnDevice) -> float:
     """Largest relative difference of output and gradients on one thread.
 
     Raises:
@@ -137,9 +175,16 @@ def value_difference(layer: Layer, peer: SpconvLayer) -> float:
     return worst
 
 
+def _peer(ctx: Context, layer: Layer) -> SpconvLayer | SpconvOnDevice | None:
+    spconv = peers.spconv(ctx.device.type)
+    if spconv is None:
+        return None
+    return SpconvLayer(spconv, layer) if ctx.on_cpu else SpconvOnDevice(layer)
+
+
 def _layer_rows(ctx: Context, case: str, layer: Layer) -> Iterator[Row]:
-    spconv, cout, cin = peers.spconv(), layer.weight.shape[0], layer.weight.shape[-1]
-    peer = SpconvLayer(spconv, layer) if spconv else None
+    cout, cin = layer.weight.shape[0], layer.weight.shape[-1]
+    peer = _peer(ctx, layer)
     same = f"values differ by at most {value_difference(layer, peer):.0e}" if peer else ""
     shape: dict[str, int | list[int]] = {
         "sites": len(layer.grad),
@@ -166,18 +211,34 @@ def _layer_rows(ctx: Context, case: str, layer: Layer) -> Iterator[Row]:
                 ceiling_gflops=ceiling,
                 notes=notes if peer else None,
             )
-        half = Layer(
-            layer.plan, layer.features.bfloat16(), layer.weight.bfloat16(), layer.grad.bfloat16()
-        )
+        yield from _half_rows(ctx, case, layer, shape, threads)
+
+
+def _half_rows(
+    ctx: Context,
+    case: str,
+    layer: Layer,
+    shape: dict[str, int | list[int]],
+    threads: int,
+) -> Iterator[Row]:
+    """bfloat16, and on a device float16 too, which spconv has."""
+    for dtype in (torch.bfloat16,) if ctx.on_cpu else (torch.bfloat16, torch.float16):
+        half = layer.to(dtype)
+        sides: dict[str, Side] = {OURS: half.forward}
+        peer = _peer(ctx, half) if dtype == torch.float16 else None
+        if peer is not None:
+            sides[peers.spconv_name()] = peer.forward
         yield from ctx.compare(
             NAME,
             case,
-            {OURS: half.forward},
+            sides,
             shape=shape,
             threads=threads,
-            dtype="bfloat16",
+            dtype=str(dtype).removeprefix("torch."),
             gflop=layer.gflop,
-            ceiling_gflops=ctx.ceiling_gflops(cin, cout, torch.bfloat16, threads),
+            ceiling_gflops=ctx.ceiling_gflops(
+                layer.weight.shape[-1], layer.weight.shape[0], dtype, threads
+            ),
         )
 
 

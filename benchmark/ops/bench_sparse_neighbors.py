@@ -1,4 +1,4 @@
-"""Plans of BEVFusion's encoder, beside spconv's CPU maps and the plain-PyTorch reference."""
+"""Plans of BEVFusion's encoder, beside spconv's maps and the plain-PyTorch reference."""
 
 from collections.abc import Iterator
 from types import ModuleType
@@ -31,22 +31,29 @@ def spconv_maps(spconv: ModuleType, scene: Scene) -> list[Tensor]:
     for spec in ENCODER.values():
         geometry = (spec.kernel_size, spec.stride, spec.effective_padding(), (1, 1, 1), (0, 0, 0))
         subm = spec.mode == "subm"
-        out, pairs, _ = spconv.ops.get_indice_pairs(
-            sites, 1, list(shape), spconv.ops.ConvAlgo.Native, *map(list, geometry), subm
-        )
+        functions, arguments = spconv.ops, (*map(list, geometry), subm)
+        if sites.is_cpu:
+            out, pairs, _ = functions.get_indice_pairs(
+                sites, 1, list(shape), functions.ConvAlgo.Native, *arguments
+            )
+        else:  # what its convolutions run on where there is a GPU
+            out, _, pairs, *_ = functions.get_indice_pairs_implicit_gemm(
+                sites, 1, list(shape), functions.ConvAlgo.MaskImplicitGemm, *arguments
+            )
         maps.append(pairs)
         sites, shape = (sites, shape) if subm else (out, spec.out_shape(shape))
     return maps
 
 
 def _scene_rows(ctx: Context, scene: Scene, threads: int) -> Iterator[Row]:
-    plans, spconv = scene.plans.values(), peers.spconv()
+    plans, spconv = scene.plans.values(), peers.spconv(ctx.device.type)
     shape: dict[str, int | list[int]] = {
         "sites": [len(plan.out_coords) for plan in plans],
         "pairs": [len(plan.forward_pairs.pair_row) for plan in plans],
     }
     case = f"{scene.name} encoder, 8 plans"
-    notes = {peers.spconv_name(): "builds its maps on one thread"} if spconv else {}
+    how = "builds its maps on one thread" if ctx.on_cpu else "masked implicit GEMM, for training"
+    notes = {peers.spconv_name(): how} if spconv else {}
     ours: Side = lambda: _plans(scene)  # noqa: E731
     sides = {OURS: ours, REFERENCE: on_reference(NAME, ours)}
     if spconv is not None:

@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row
+from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row, Side
 from anybev.benchmark.ops.scene import RANGE_M, VOXEL_SIZE_M
 from anybev.device.ops.voxelize_hard import voxelize_hard
 
@@ -27,17 +27,18 @@ def rows(ctx: Context) -> Iterator[Row]:
         for cap_name, cap in _MAX_VOXELS.items():
             setting = (list(VOXEL_SIZE_M), list(RANGE_M), _MAX_POINTS, cap)
             voxels = len(voxelize_hard(points, *setting)[1])
+            operators = torch.ops.anybev
+            sides: dict[str, Side] = {
+                OURS: partial(operators.voxelize_hard, points, *setting),
+                REFERENCE: partial(operators.voxelize_hard_reference, points, *setting),
+            }
+            if ctx.on_cpu:
+                sides[PEER] = partial(operators._bench_voxelize_hash_map, points, *setting)
             for threads in ctx.threads:
                 yield from ctx.compare(
                     NAME,
                     f"{scene.name} {cap_name}",
-                    {
-                        OURS: partial(torch.ops.anybev.voxelize_hard, points, *setting),
-                        PEER: partial(torch.ops.anybev._bench_voxelize_hash_map, points, *setting),
-                        REFERENCE: partial(
-                            torch.ops.anybev.voxelize_hard_reference, points, *setting
-                        ),
-                    },
+                    sides,
                     shape={"points": len(points), "voxels": voxels},
                     threads=threads,
                     notes={PEER: "means only, no (V, 10, 5) tensor; always one thread"},

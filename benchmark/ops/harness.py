@@ -16,9 +16,11 @@ from functools import cache, cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import anybev
 from anybev.benchmark.ops.scene import Scene
+from anybev.device import Backend, get_backend
 from anybev.device.report import commit, processor
 
 OURS = "anybev"
@@ -43,7 +45,7 @@ class Row:
     Attributes:
         operator, case, direction: what was measured, ``sparse_conv``, ``S10 L2``, ``forward``.
         side: ``anybev``, ``reference`` or a peer's name with its version.
-        threads: threads that torch (and the peer) may use.
+        threads: threads that torch (and the peer) may use on the CPU.
         dtype: of the features, ``float32``; ``int32`` where there are none.
         shape: sizes that say what the case is, ``{"sites": 17509, "pairs": 56000}``.
         timing: how long.
@@ -76,14 +78,24 @@ class Row:
         )
 
 
-def _timed(run: Side) -> float:
+def _nothing_queued() -> None:
+    """The CPU has done what it was told when a call returns."""
+
+
+def _timed(run: Side, synchronize: Callable[[], None]) -> float:
+    synchronize()
     start = time.perf_counter()
     run()
+    synchronize()
     return (time.perf_counter() - start) * 1e3
 
 
 def measure(
-    sides: Mapping[str, Side], *, runs: int = 30, seconds: float = 3.0
+    sides: Mapping[str, Side],
+    *,
+    runs: int = 30,
+    seconds: float = 3.0,
+    synchronize: Callable[[], None] = _nothing_queued,
 ) -> dict[str, Timing]:
     """Time every side, one run of each in turn, so that a disturbance hits all of them.
 
@@ -92,17 +104,20 @@ def measure(
         runs: wanted runs a side, after one warm-up.
         seconds: a side stops once its runs together took this long, but not before 5 of them; a
             side of which one run takes longer is measured once.
+        synchronize: waits for the device, before and after each run.
 
     Returns:
         Median and interquartile range of each side.
     """
-    fewest = {name: 5 if _timed(run) < seconds * 1e3 else 1 for name, run in sides.items()}
+    fewest = {
+        name: 5 if _timed(run, synchronize) < seconds * 1e3 else 1 for name, run in sides.items()
+    }
     samples: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(runs):
         for name, run in sides.items():
             taken = samples[name]
             if len(taken) < fewest[name] or sum(taken) < seconds * 1e3:
-                taken.append(_timed(run))
+                taken.append(_timed(run, synchronize))
     return {name: _summary(times) for name, times in samples.items()}
 
 
@@ -155,18 +170,34 @@ def on_reference(operator: str, run: Side) -> Side:
 
 
 class Context:
-    """What benchmark modules share: the scenes, the clock, the machine's ceiling."""
+    """What benchmark modules share: the device, the scenes, the clock, the machine's ceiling.
 
-    def __init__(self, *, runs: int = 30, seconds: float = 3.0) -> None:
+    Args:
+        runs: wanted runs a side.
+        seconds: see :func:`measure`.
+        backend: whose kernels are timed; the CPU's by default.
+    """
+
+    def __init__(
+        self, *, runs: int = 30, seconds: float = 3.0, backend: Backend | None = None
+    ) -> None:
         self.runs, self.seconds = runs, seconds
+        self.backend = backend or get_backend("cpu")
+        self.device = self.backend.device()
+        self.on_cpu = self.device.type == "cpu"
         cores = os.cpu_count() or 1
-        self.threads = tuple(sorted({1, min(2, cores)}))
+        # Threads of the host say nothing about a device's kernels.
+        self.threads = tuple(sorted({1, min(2, cores)})) if self.on_cpu else (1,)
         self._ceilings: dict[tuple[int, int, torch.dtype, int], float] = {}
+
+    def put(self, value: Tensor) -> Tensor:
+        """``value`` on the device that is measured."""
+        return value.to(self.device)
 
     @cached_property
     def scenes(self) -> dict[str, Scene]:
         """``S1``: one sweep; ``S10``: ten shifted and turned copies of it."""
-        return {f"S{copies}": Scene.load(copies) for copies in (1, 10)}
+        return {f"S{copies}": Scene.load(copies).to(self.device) for copies in (1, 10)}
 
     def ceiling_gflops(self, cin: int, cout: int, dtype: torch.dtype, threads: int) -> float:
         """GFLOP/s of ``torch.mm``: the faster of 20,000 x cin x cout and 4096 x 512 x 512."""
@@ -174,7 +205,8 @@ class Context:
         if key not in self._ceilings:
             with thread_count(threads):
                 self._ceilings[key] = max(
-                    _matmul_gflops(20_000, cin, cout, dtype), _square_gflops(dtype, threads)
+                    _matmul_gflops(20_000, cin, cout, dtype, self.backend),
+                    _square_gflops(dtype, threads, self.backend),
                 )
         return self._ceilings[key]
 
@@ -207,7 +239,12 @@ class Context:
             notes: by side.
         """
         with thread_count(threads):
-            timings = measure(sides, runs=self.runs, seconds=self.seconds)
+            timings = measure(
+                sides,
+                runs=self.runs,
+                seconds=self.seconds,
+                synchronize=self.backend.synchronize,
+            )
         for name, timing in timings.items():
             others = {k: t.median_ms / timing.median_ms for k, t in timings.items() if k != name}
             yield Row(
@@ -226,28 +263,37 @@ class Context:
             )
 
 
-def _matmul_gflops(rows: int, cin: int, cout: int, dtype: torch.dtype) -> float:
-    a, b = torch.randn(rows, cin).to(dtype), torch.randn(cin, cout).to(dtype)
-    out = torch.empty(rows, cout, dtype=dtype)
-    timing = measure({"mm": lambda: torch.mm(a, b, out=out)}, runs=20, seconds=0.5)["mm"]
+def _matmul_gflops(rows: int, cin: int, cout: int, dtype: torch.dtype, backend: Backend) -> float:
+    place: dict[str, Any] = {"dtype": dtype, "device": backend.device()}
+    a, b = torch.randn(rows, cin, **place), torch.randn(cin, cout, **place)
+    out = torch.empty(rows, cout, **place)
+    timing = measure(
+        {"mm": lambda: torch.mm(a, b, out=out)},
+        runs=20,
+        seconds=0.5,
+        synchronize=backend.synchronize,
+    )["mm"]
     return 2e-6 * rows * cin * cout / timing.median_ms
 
 
 @cache
-def _square_gflops(dtype: torch.dtype, threads: int) -> float:
+def _square_gflops(dtype: torch.dtype, threads: int, backend: Backend) -> float:
     with thread_count(threads):
-        return _matmul_gflops(4096, 512, 512, dtype)
+        return _matmul_gflops(4096, 512, 512, dtype, backend)
 
 
-def machine() -> dict[str, str]:
-    """What every row carries about where it was measured."""
+def machine(backend: Backend | None = None) -> dict[str, str]:
+    """What every row carries about where it was measured; the CPU unless a backend is named."""
     isa = torch.backends.cpu.get_cpu_capability()
+    device = f"cpu: {processor()}, {os.cpu_count()} cores, {isa}"
+    if backend is not None and backend.name != "cpu":
+        device = f"{backend.name}: {backend.probe().detail}; {device}"
     return {
         "commit": commit(),
         "anybev": anybev.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": f"cpu: {processor()}, {os.cpu_count()} cores, {isa}",
+        "device": device,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

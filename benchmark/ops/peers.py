@@ -10,9 +10,13 @@ import torch
 SPCONV_THREADS_NOTE = "time only: spconv's CPU convolution gives wrong values on 2 threads"
 
 
-def spconv() -> ModuleType | None:
-    """``spconv.pytorch``, made to run without an NVIDIA driver, or None where it is missing."""
-    if util.find_spec("spconv") is None:
+def spconv(device_type: str = "cpu") -> ModuleType | None:
+    """``spconv.pytorch``, made to run without an NVIDIA driver, or None.
+
+    Args:
+        device_type: where it is to run; spconv knows ``cpu`` and ``cuda``.
+    """
+    if device_type not in ("cpu", "cuda") or util.find_spec("spconv") is None:
         return None
     core = importlib.import_module("spconv.pytorch.cppcore")
     functions = importlib.import_module("spconv.pytorch.ops")

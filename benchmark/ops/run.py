@@ -8,8 +8,11 @@ from types import ModuleType
 from rich.console import Console
 from rich.table import Table
 
+from anybev import envs
 from anybev.benchmark import ops
 from anybev.benchmark.ops.harness import Context, Row, environment, machine, write_line
+from anybev.device import get_backend
+from anybev.device.backend import ProbeState
 
 _PREFIX = "bench_"
 _TABLE_WIDTH = 132
@@ -35,19 +38,23 @@ def discover(only: tuple[str, ...] = ()) -> dict[str, ModuleType]:
     }
 
 
-def run(out: Path, only: tuple[str, ...] = ()) -> None:
+def run(out: Path, only: tuple[str, ...] = (), device: str = "cpu") -> None:
     """Measure operators and write one JSON line a row.
 
     Args:
         out: file to write; replaced.
         only: operator names; empty for all.
+        device: whose kernels are measured: ``cpu``, ``cuda`` or ``npu``.
 
     Raises:
         ValueError: ``only`` names an operator without a benchmark.
-        RuntimeError: an operator has no compiled kernel here.
+        MachineError: the device is not there, or an operator has no kernel for it.
     """
-    modules = discover(only)
-    context, facts = Context(), machine()
+    modules, backend = discover(only), get_backend(device)
+    found = backend.probe()
+    if found.state is not ProbeState.AVAILABLE:
+        raise envs.MachineError(f"bench ops: --device {device} must be there, got {found.detail}")
+    context, facts = Context(backend=backend), machine(backend)
     # A table squeezed into 80 columns cannot be read; a log file has no width.
     console = Console(width=max(_TABLE_WIDTH, Console().width), highlight=False)
     out.parent.mkdir(parents=True, exist_ok=True)

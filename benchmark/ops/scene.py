@@ -1,7 +1,7 @@
 """Input of operator benchmarks: a lidar sweep, or ten shifted copies of it, and its voxels."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -55,13 +55,18 @@ class Scene:
             sweep, origin = _synthetic_sweep(), "synthetic sweep, same beams and range"
         return cls(f"S{copies}", origin, torch.from_numpy(_repeat(sweep, copies)))
 
+    def to(self, device: torch.device) -> "Scene":
+        """The cloud on a device, where its voxels and plans are made too."""
+        return replace(self, points_lidar_m=self.points_lidar_m.to(device))
+
     @cached_property
     def coords(self) -> Tensor:
         """(N, 4) int32 occupied cells (0, x, y, z), ascending."""
-        low, size = torch.tensor(RANGE_M[:3]), torch.tensor(VOXEL_SIZE_M)
-        cell = torch.floor((self.points_lidar_m[:, :3] - low) / size)
+        xyz = self.points_lidar_m[:, :3]
+        low, size = xyz.new_tensor(RANGE_M[:3]), xyz.new_tensor(VOXEL_SIZE_M)
+        cell = torch.floor((xyz - low) / size)
         # The voxeliser fills 40 of the encoder's 41 cells along z.
-        inside = ((cell >= 0) & (cell < torch.tensor((GRID[0], GRID[1], 40.0)))).all(1)
+        inside = ((cell >= 0) & (cell < cell.new_tensor((GRID[0], GRID[1], 40.0)))).all(1)
         x, y, z = cell[inside].long().unbind(1)
         key = torch.unique((x * GRID[1] + y) * GRID[2] + z)
         column = key // GRID[2]

@@ -115,11 +115,14 @@ def bench() -> None:
     show_default=True,
     help="JSON lines, one a row.",
 )
-def bench_ops(only: tuple[str, ...], out: Path) -> None:
+@click.option(
+    "--device", type=click.Choice(envs.BACKENDS), default="cpu", show_default=True, help="To time."
+)
+def bench_ops(only: tuple[str, ...], out: Path, device: str) -> None:
     """Operators on the real frame's shapes, each beside its peer in the same run."""
     from anybev.benchmark.ops.run import run
 
-    run(out, only=only)
+    run(out, only=only, device=device)
 
 
 def _show_calib_example(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -12,6 +12,8 @@ import torch
 from anybev.benchmark.ops import harness, run
 from anybev.benchmark.ops.harness import OURS, REFERENCE, Context, Row
 from anybev.benchmark.ops.scene import ENCODER, Scene
+from anybev.device.backend import Probe, ProbeState
+from anybev.envs import MachineError
 
 
 class Clock:
@@ -72,6 +74,32 @@ def test_a_slow_side_is_measured_once_and_a_quick_one_as_wanted(clock: Clock) ->
     }
 
 
+def test_a_run_waits_for_the_device_before_and_after(clock: Clock) -> None:
+    """A device goes on for 2 s after a call that took 1 s; neither side pays for the other."""
+    queued_s = 0.0
+
+    def launch() -> None:
+        nonlocal queued_s
+        clock.now_s, queued_s = clock.now_s + 1, queued_s + 2
+
+    def synchronize() -> None:
+        nonlocal queued_s
+        clock.now_s, queued_s = clock.now_s + queued_s, 0.0
+
+    queued_s = 50.0
+    sides = {"launches": launch, "waits": clock.takes(0.5)}
+    timings = harness.measure(sides, runs=2, seconds=100, synchronize=synchronize)
+    assert timings["launches"].median_ms == 3000
+    assert timings["waits"].median_ms == 500
+
+
+def test_an_absent_device_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = Probe(ProbeState.ABSENT, "no driver")
+    monkeypatch.setattr("anybev.device.cuda.probe", lambda: absent)
+    with pytest.raises(MachineError, match="--device cuda must be there, got no driver"):
+        run.run(tmp_path / "rows.jsonl", device="cuda")
+
+
 def test_threads_and_forced_reference_hold_inside_the_run_only() -> None:
     before, seen = torch.get_num_threads(), []
 
@@ -95,7 +123,7 @@ def test_ceiling_is_positive_and_measured_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_run_writes_one_json_line_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "discover", lambda only: {"demo": SimpleNamespace(rows=rows_of)})
-    monkeypatch.setattr(run, "Context", lambda: Context(runs=2, seconds=0.1))
+    monkeypatch.setattr(run, "Context", lambda **_: Context(runs=2, seconds=0.1))
     out = tmp_path / "deep" / "rows.jsonl"
     run.run(out, only=("demo",))
     lines = [json.loads(line) for line in out.read_text().splitlines()]
