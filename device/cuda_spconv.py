@@ -47,7 +47,8 @@ def convolve(
         bias: (Cout,) or None.
 
     Raises:
-        MachineError: spconv is not installed, or AnyBEV's modules stand under its name.
+        MachineError: spconv is not installed, or for the CPU alone, or AnyBEV's modules stand under
+            its name.
         ValueError: the features are not on CUDA.
         TypeError: the features are neither float16 nor float32.
     """
@@ -61,18 +62,15 @@ def convolve(
             "ANYBEV_SPARSE_CONV=spconv: features must be float16 or float32, got "
             f"{features.dtype}; try without the variable"
         )
+    check_installed()
     function: Any = _ImplicitGemm if plan.offsets <= _MASK_BITS else _GatherScatter
     rounded = weight.to(features.dtype).contiguous()
     out: Tensor = function.apply(features.contiguous(), rounded, layout_of(plan))
     return out if bias is None else out + bias.to(out.dtype)
 
 
-def operators() -> Any:
-    """``spconv.pytorch.ops``.
-
-    Raises:
-        MachineError: spconv is not installed, or AnyBEV's modules stand under its name.
-    """
+def check_installed() -> None:
+    """Raise MachineError unless spconv is installed, built for CUDA and found under its name."""
     loaded = sys.modules.get("spconv")
     if loaded is not None and loaded.__name__ != "spconv":
         raise envs.MachineError(
@@ -82,8 +80,17 @@ def operators() -> Any:
     if importlib.util.find_spec("spconv") is None:
         raise envs.MachineError(
             "ANYBEV_SPARSE_CONV=spconv: spconv must be installed, got none; try pip install "
-            "spconv-cu120, or leave the variable out"
+            "spconv-cu126, or leave the variable out"
         )
+    if importlib.import_module("spconv.cppconstants").CPU_ONLY_BUILD:
+        raise envs.MachineError(
+            "ANYBEV_SPARSE_CONV=spconv: spconv must be built for CUDA, got its CPU build; try pip "
+            "install spconv-cu126 in its place, or leave the variable out"
+        )
+
+
+def operators() -> Any:
+    """``spconv.pytorch.ops``."""
     return importlib.import_module("spconv.pytorch.ops")
 
 

@@ -122,9 +122,11 @@ class PlainProducts:
         return grad_features, grad_filters.reshape(filters.shape)
 
 
-def on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The CPU's tensors pass for CUDA's."""
+def on_one_device(monkeypatch: pytest.MonkeyPatch, operators: Any) -> None:
+    """The CPU's tensors pass for CUDA's, ``operators`` for an spconv that is built for it."""
     monkeypatch.setattr(cuda_spconv, "_DEVICE", "cpu")
+    monkeypatch.setattr(cuda_spconv, "check_installed", lambda: None)
+    monkeypatch.setattr(cuda_spconv, "operators", lambda: operators)
 
 
 @pytest.mark.parametrize("name", ["subm", "down", "inverse", "word"])
@@ -135,8 +137,7 @@ def test_arguments_of_the_implicit_gemm(name: str, monkeypatch: pytest.MonkeyPat
     expected = sparse_conv(features, weight, plan, bias)
     seed = torch.randn(expected.shape)
     wanted = torch.autograd.grad(expected, (features, weight), seed)
-    on_one_device(monkeypatch)
-    monkeypatch.setattr(cuda_spconv, "operators", PlainProducts)
+    on_one_device(monkeypatch, PlainProducts())
     monkeypatch.setenv("ANYBEV_SPARSE_CONV", "spconv")
     assert CONTRACTS["sparse_conv"].implementation("cuda") == "vendor"
     out = sparse_conv(features, weight, plan, bias)
@@ -178,8 +179,7 @@ def test_large_kernels_gather_and_scatter(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(arguments)
         return features.new_zeros(arguments[4], 6)
 
-    monkeypatch.setattr(cuda_spconv, "operators", lambda: SimpleNamespace(indice_conv=indice_conv))
-    on_one_device(monkeypatch)
+    on_one_device(monkeypatch, SimpleNamespace(indice_conv=indice_conv))
     cuda_spconv.convolve(features, weight, plan, None)
     pairs, count = seen[0][2:4]
     assert pairs.shape == (2, 45, count.max())
@@ -195,7 +195,7 @@ def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYBEV_OPS", "sparse_conv=reference")
     assert sparse_conv(features, weight, plan).isfinite().all()  # forced by name: not the vendor
     monkeypatch.delenv("ANYBEV_OPS")
-    on_one_device(monkeypatch)
+    monkeypatch.setattr(cuda_spconv, "_DEVICE", "cpu")
     with pytest.raises(TypeError, match=r"must be float16 or float32, got torch\.float64"):
         sparse_conv(features.double(), weight.double(), plan)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -204,6 +204,12 @@ def test_what_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         sparse_conv(features, weight, plan)
     monkeypatch.setitem(sys.modules, "spconv", ModuleType("anybev.patches.spconv"))
     with pytest.raises(envs.MachineError, match=r"must be the installed one, got anybev\.patches"):
+        sparse_conv(features, weight, plan)
+    monkeypatch.delitem(sys.modules, "spconv")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    constants = SimpleNamespace(CPU_ONLY_BUILD=True)
+    monkeypatch.setattr(importlib, "import_module", {"spconv.cppconstants": constants}.get)
+    with pytest.raises(envs.MachineError, match="must be built for CUDA, got its CPU build"):
         sparse_conv(features, weight, plan)
     monkeypatch.setenv("ANYBEV_SPARSE_CONV", "mine")
     with pytest.raises(ValueError, match="ANYBEV_SPARSE_CONV must be spconv or empty, got 'mine'"):
