@@ -3,7 +3,30 @@
 ANYBEV_SIMULATE=npu python -m pytest test/npu
 """
 
+from collections.abc import Iterator
+
+import pytest
+import torch
+
 from anybev import envs
+from anybev.device.ops import draw_heatmap, points_in_boxes
+from anybev.models.bevfusion import frustum
 
 if envs.simulate() != "npu":
     collect_ignore_glob = ["*"]
+
+
+@pytest.fixture
+def no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU computes as a device without float64 does."""
+    for module in (draw_heatmap, points_in_boxes, frustum):
+        monkeypatch.setattr(module, "widest_float", lambda device: torch.float32)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in one order, on the CPU and behind the simulated device."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anybev.device import current_backend
-from anybev.device.ops import draw_heatmap, points_in_boxes
 from anybev.engine.check.operators import all_on_reference, operators_on
-from anybev.models.bevfusion import frustum
 from anybev.models.common.second_fpn import SECONDFPN
 from anybev.testing import npu_step
 from anybev.testing.simnpu import CudaTrapError
@@ -23,12 +21,7 @@ NPU, CPU = torch.device("npu", 0), torch.device("cpu")
 STEPS = 3
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def train(model: Any, batch: Any, device: torch.device) -> dict[str, Tensor]:
@@ -48,10 +41,8 @@ def train(model: Any, batch: Any, device: torch.device) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("name", npu_step.MODELS)
-def test_steps_are_the_cpu_s(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The CPU, too, as a device without float64.
-    for module in (draw_heatmap, points_in_boxes, frustum):
-        monkeypatch.setattr(module, "widest_float", lambda device: torch.float32)
+@pytest.mark.usefixtures("no_float64")
+def test_steps_are_the_cpu_s(name: str) -> None:
     model, batch = npu_step.model_and_batch(name)
     start = copy.deepcopy(model.state_dict())
     with operators_on(all_on_reference()):
