@@ -8,6 +8,7 @@ npu reaches the operator (importing mx_driving starts torch_npu and reroutes ``t
 import functools
 import importlib
 import importlib.util
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -53,17 +54,27 @@ def installed() -> bool:
 
 
 def vendor() -> ModuleType:
-    """The mx_driving package."""
-    return importlib.import_module("mx_driving")
+    """The mx_driving package, whose import would have every library log its INFO."""
+    if "mx_driving" in sys.modules:
+        return sys.modules["mx_driving"]
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        return importlib.import_module("mx_driving")
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
 
 
 def vendor_functional() -> ModuleType:
     """Functions of mx_driving's sparse convolutions."""
+    vendor()
     return importlib.import_module("mx_driving.ops.sparse_functional")
 
 
 def vendor_kernels() -> Any:
     """The binding below mx_driving's Python layer, for what that layer does only in a backward."""
+    vendor()
     return importlib.import_module("mx_driving._C")
 
 

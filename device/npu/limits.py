@@ -24,6 +24,7 @@ VOXEL_POINTS = 1000  # voxelization: points that a voxel keeps
 NMS_BOXES = (1 << 15) - 1  # nms3d numbers what it keeps in int16
 BOX_PAIRS = 900_000_000  # box_iou_rotated
 HEATMAP_CELLS = 1024  # npu_draw_gaussian_to_heatmap: cells of a row
+DENSE_MAP_CELLS = 400_000_000  # cells of a sample above which subm plans use a map of two levels
 INT32 = (1 << 31) - 1
 
 

@@ -52,7 +52,8 @@ def _check(logits: Tensor, depths: int, grid: Sequence[int]) -> None:
     limits.require_work(logits.numel())
     limits.require_single("logits", logits)
     limits.require_pool(channels - depths, batch_size, grid)
-    points = batch_size * cameras * depths * height * width
+    # Of the weights, and of the context, whose values the kernel numbers too.
+    points = batch_size * cameras * height * width * max(depths, channels - depths)
     limits.require(points <= limits.INT32, f"points must be at most {limits.INT32}", points)
 
 

@@ -49,15 +49,26 @@ def sparse_conv_payload(in_coords: Tensor, rows: int, geometry: Sequence[int]) -
         # mx_driving pads its map by half the first side of the kernel, along every axis.
         cubic = kernel in ([1, 1, 1], [3, 3, 3])
         limits.require(cubic, "kernel of a subm plan must be 1 or 3 cubed", kernel)
-        _require_numbered(batch_size, [n + kernel[0] - 1 for n in shape[:2]])
+        _require_map(batch_size, [n + kernel[0] - 1 for n in shape], len(coords))
         _, _, table = vendor_functional().indice_subm_conv(probe, coords, weight, None, *setting)
         return [header, coords, table]
     limits.require(max(kernel) <= 3, "kernel of a strided plan must be at most 3", kernel)
     _require_numbered(batch_size, out_shape)
+    pairs, most = len(coords) * math.prod(kernel), limits.INT32
+    limits.require(pairs <= most, f"rows times offsets must be at most {most}", pairs)
     found = vendor_functional().indice_conv(probe, coords, weight, *setting)
     _, out_coords, offset, order, pair = found
     limits.require(len(out_coords) == rows, f"outputs of this plan must be {rows}", len(out_coords))
     return [header, coords, offset.int(), order.int(), pair.int()]
+
+
+def _require_map(batch_size: int, padded: Sequence[int], rows: int) -> None:
+    """The map in which mx_driving looks for neighbours is numbered in int32."""
+    most, two_levels = limits.INT32, math.prod(padded) > limits.DENSE_MAP_CELLS
+    places = rows * padded[2] if two_levels else batch_size * math.prod(padded)
+    limits.require(places <= most, f"places of the map of cells must be at most {most}", places)
+    if two_levels:
+        _require_numbered(batch_size, padded[:2])
 
 
 def _require_numbered(batch_size: int, cells: Sequence[int]) -> None:

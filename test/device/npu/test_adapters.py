@@ -1,5 +1,6 @@
 """When an adapter answers for an Ascend device, without one: the choice and its warnings."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,24 @@ def test_every_adapter_is_a_contract_with_a_module() -> None:
 def test_operators_are_declared_without_mx_driving() -> None:
     operator_table()
     assert not {"mx_driving", "torch_npu"} & set(sys.modules)
+
+
+def test_importing_mx_driving_leaves_logging_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "mx_driving"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "import logging\nlogging.root.addHandler(logging.StreamHandler())\n"
+        "logging.root.setLevel(logging.INFO)\nmarker = 1\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "mx_driving", ModuleType("mx_driving"))
+    del sys.modules["mx_driving"]  # removed again when the test ends
+    root = logging.getLogger()
+    before = list(root.handlers), root.level
+    assert adapters.vendor().marker == 1
+    assert (list(root.handlers), root.level) == before
 
 
 def test_limits() -> None:

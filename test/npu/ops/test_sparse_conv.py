@@ -187,6 +187,29 @@ def test_grids_beyond_30_bits(mx: Binding, draw: Generator) -> None:
         assert_same(convolve, features, weight, coords)
 
 
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ((730, 730, 740), "places of the map of cells must be at most 2147483647, got 2385"),
+        ((23200, 23200, 2), "cells of a batch must be at most 1073741824, got 1076"),
+    ],
+)
+def test_submanifold_maps_beyond_int32(
+    mx: Binding, draw: Generator, shape: tuple[int, int, int], reason: str
+) -> None:
+    features, weight, coords, _ = leaves(draw, "subm", 8, 8)
+    coords[:, 3] = coords[:, 3].clamp(max=1)
+    unique, rows = torch.unique(coords, dim=0), torch.unique(coords, dim=0).shape[0]
+
+    def convolve(features: Tensor, weight: Tensor, coords: Tensor) -> Tensor:
+        plan = sparse_neighbors(coords, shape, 6 if shape[2] > 2 else 2, **PLANS["subm"])
+        return sparse_conv(features, weight, plan)
+
+    with pytest.warns(KernelFallbackWarning, match=reason):
+        assert_same(convolve, features[:rows], weight, unique)
+    assert mx.calls == []
+
+
 def test_float64_and_no_site(mx: Binding, draw: Generator) -> None:
     features, weight, coords, _ = leaves(draw, "subm", 8, 8)
     with simnpu.allow_float64(), pytest.warns(KernelFallbackWarning, match="not be float64"):
