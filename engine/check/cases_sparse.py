@@ -13,10 +13,11 @@ from anybev.engine.check.case import WIDE, Case, Draw, cells
 
 _SHAPE = (11, 9, 7)
 _BATCH = 2
-#: Every geometry of BEVFusion's encoder, and two that it lacks.
+#: Every geometry of BEVFusion's encoder, and some that it lacks.
 _GEOMETRIES: dict[str, Mapping[str, Any]] = {
     "subm 3": {"kernel_size": (3, 3, 3), "mode": "subm"},
     "subm 1": {"kernel_size": (1, 1, 1), "mode": "subm"},
+    "subm along x": {"kernel_size": (3, 1, 1), "mode": "subm"},
     "stride 2": {
         "kernel_size": (3, 3, 3),
         "stride": (2, 2, 2),

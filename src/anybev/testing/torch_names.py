@@ -6,20 +6,38 @@
 
 Any platform's wheel does (macosx_11_0_arm64's is the smallest): what is read is its Python, the
 stubs of what is compiled, and of the binding the few words that no stub lists. Writes
-``torch_2_7_names.txt``, which a test compares with the names in use; ends with status 1 and the
-names that are missing there.
+``torch_2_7_names.txt``, a name and its keyword arguments a line, which a test compares with what is
+in use; ends with status 1 and the names that are missing there.
 """
 
 import ast
+import importlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
+
+import torch
 
 from anybev.testing.backend_lint import product_files, torch_names
 
 NAMES_FILE = Path(__file__).with_name("torch_2_7_names.txt")
 _TENSOR = "torch._tensor.Tensor"
+#: Whose names are verified whether or not they are used: new code then seldom asks for a renewal.
+NAMESPACES = (
+    "torch",
+    "torch.amp",
+    "torch.autograd",
+    "torch.cuda",
+    "torch.distributed",
+    "torch.library",
+    "torch.linalg",
+    "torch.nn",
+    "torch.nn.functional",
+    "torch.nn.init",
+    "torch.optim",
+    "torch.utils.data",
+)
 # Chains of assignments and imports longer than this go in a circle.
 _DEPTH = 12
 
@@ -126,17 +144,21 @@ class Sources:
         inside = name.startswith("torch._C.")
         return inside and f"\0{name.rpartition('.')[2]}\0".encode() in self._binary
 
-    def takes(self, name: str, keyword: str) -> bool:
-        """Whether the function, or the class's constructor, ``name`` takes an argument."""
-        found = self.find(name) or []
+    def keywords(self, name: str) -> str:
+        """Keyword arguments of a function or of a class's constructor, ``*`` where any may be."""
         signatures: list[Definition] = []
-        for definition in found:
+        for definition in self.find(name) or []:
             if isinstance(definition, ast.ClassDef):
                 signatures += self.find(f"{name}.__init__") or [None]
                 signatures += self.find(f"{name}.__new__") or []
             else:
                 signatures.append(definition)
-        return any(_accepts(signature, keyword) for signature in signatures)
+        words: set[str] = set()
+        for signature in signatures:
+            if not isinstance(signature, ast.FunctionDef) or signature.args.kwarg:
+                return "*"  # a value, compiled without a stub, or a function that takes all
+            words |= {a.arg for a in (*signature.args.args, *signature.args.kwonlyargs)}
+        return " ".join(sorted(words - {"self"}))
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -170,14 +192,6 @@ def _absolute(module: str, node: ast.ImportFrom, sources: Sources) -> str:
     return ".".join([*kept, *filter(None, [node.module])])
 
 
-def _accepts(definition: Definition, keyword: str) -> bool:
-    if not isinstance(definition, ast.FunctionDef):
-        return True  # a value, or compiled without a stub: not known
-    arguments = definition.args
-    names = [a.arg for a in (*arguments.args, *arguments.kwonlyargs)]
-    return keyword in names or arguments.kwarg is not None
-
-
 def used_names() -> dict[str, str]:
     """Names that the product uses, each with a place."""
     used: dict[str, str] = {}
@@ -187,17 +201,47 @@ def used_names() -> dict[str, str]:
     return used
 
 
-def missing_names(folder: Path, used: Mapping[str, str]) -> dict[str, str]:
-    """Those of ``used`` that the torch unpacked in ``folder`` lacks, each with its place."""
+def common_names() -> list[str]:
+    """Public names of the installed torch in the namespaces that product code draws from."""
+    found = [f"Tensor.{name}" for name in dir(torch.Tensor)]
+    for namespace in NAMESPACES:
+        module = importlib.import_module(namespace)
+        found += [f"{namespace}.{name}" for name in dir(module)]
+    return [name for name in found if not name.rpartition(".")[2].startswith("_")]
+
+
+def _full(dotted: str) -> str:
+    return dotted.replace("Tensor.", f"{_TENSOR}.", 1) if dotted[0] == "T" else dotted
+
+
+def verified(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Those of ``names`` that the torch unpacked in ``folder`` has, with their keywords."""
     sources = Sources(folder)
-    missing = {}
+    known = {}
+    for name in names:
+        full = _full(name)
+        if sources.find(full) is not None:
+            known[name] = sources.keywords(full)
+        elif sources.compiled(full):
+            known[name] = "*"
+    return known
+
+
+def unknown_names(used: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """Those of ``used``, names and keywords, that ``known`` lacks, each with its place."""
+    unknown = {}
     for name, place in used.items():
         dotted, _, keyword = name.partition(" ")
-        full = dotted.replace("Tensor.", f"{_TENSOR}.", 1) if dotted[0] == "T" else dotted
-        known = sources.find(full) is not None and (not keyword or sources.takes(full, keyword))
-        if not known and not sources.compiled(full):
-            missing[name] = place
-    return missing
+        words = known[dotted].split() if dotted in known else None
+        if words is None or (keyword and keyword not in words and "*" not in words):
+            unknown[name] = place
+    return unknown
+
+
+def read_names() -> dict[str, str]:
+    """Name -> keywords, of the file."""
+    lines = (line.partition(":") for line in NAMES_FILE.read_text().splitlines())
+    return {name: words.strip() for name, _, words in lines}
 
 
 def main(folder: Path) -> int:
@@ -205,11 +249,14 @@ def main(folder: Path) -> int:
     if not (folder / "torch" / "__init__.py").is_file():
         raise SystemExit(f"torch_names: folder must hold torch/__init__.py, got {folder}")
     used = used_names()
-    missing = missing_names(folder, used)
-    for name, place in sorted(missing.items()):
+    wanted = {name.partition(" ")[0] for name in used} | set(common_names())
+    known = verified(folder, sorted(wanted))
+    unknown = unknown_names(used, known)
+    for name, place in sorted(unknown.items()):
         print(f"{place}: {name} is not in this torch")
-    NAMES_FILE.write_text("".join(f"{n}\n" for n in sorted(used.keys() - missing.keys())))
-    return 1 if missing else 0
+    lines = (f"{name}: {words}" if words else name for name, words in sorted(known.items()))
+    NAMES_FILE.write_text("".join(f"{line}\n" for line in lines))
+    return 1 if unknown else 0
 
 
 if __name__ == "__main__":
