@@ -80,3 +80,16 @@ def test_cells_outside_are_refused_before_the_kernel(
     with pytest.raises(ValueError, match=r"bev_pool: coords must be in \[0, \[2, 5, 4, 3\]\)"):
         pool(features.npu(), coords.npu())
     assert mx.calls == []
+
+
+def test_the_second_device(mx: Binding, draw: Generator) -> None:
+    features, coords = points(draw, 20, 8)
+    assert_same(pool, features.requires_grad_(), coords, device="npu:1")
+
+
+def test_autocast_changes_nothing(mx: Binding, draw: Generator) -> None:
+    features, coords = points(draw, 20, 8)
+    with torch.autocast("npu", dtype=torch.float16):
+        out = pool(features.npu(), coords.npu())
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out.cpu(), pool(features, coords))

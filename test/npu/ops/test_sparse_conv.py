@@ -226,3 +226,27 @@ def test_another_device_keeps_the_reference(
     features, weight, coords, _ = leaves(draw, "subm", 8, 8)
     with pytest.warns(KernelFallbackWarning, match="Ascend910 or Ascend950, got Ascend310P3"):
         assert_same(convolution("subm"), features, weight, coords)
+
+
+def test_forced_references_read_the_same_plans(
+    mx: Binding, draw: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = [t.npu() for t in leaves(draw, "strided", 16, 16)[:3]]
+    plan = sparse_neighbors(tensors[2], SHAPE, BATCH, mode="strided", **PLANS["strided"])
+    vendors = sparse_conv(*tensors[:2], plan)
+    calls = len(mx.calls)
+    monkeypatch.setenv("ANYBEV_OPS", "sparse_conv=reference")
+    torch.testing.assert_close(sparse_conv(*tensors[:2], plan), vendors, rtol=1e-5, atol=1e-5)
+    plan = sparse_neighbors(tensors[2], SHAPE, BATCH, mode="strided", **PLANS["strided"])
+    sparse_conv(*tensors[:2], plan)
+    monkeypatch.delenv("ANYBEV_OPS")
+    # A plan made under the reference has no tables: the reference goes on, without a warning.
+    torch.testing.assert_close(sparse_conv(*tensors[:2], plan), vendors, rtol=1e-5, atol=1e-5)
+    assert len(mx.calls) == calls
+
+
+def test_the_second_device(mx: Binding, draw: Generator) -> None:
+    features, weight, coords, bias = leaves(draw, "strided", 16, 16)
+    wanted = features.requires_grad_(), weight.requires_grad_()
+    assert_same(convolution("strided"), *wanted, coords, bias, device="npu:1")
+    assert_same(convolution("subm"), *wanted, coords, device="npu:1")
