@@ -3,8 +3,8 @@
 Every operator is defined twice in the torch.library namespace ``anybev``: under its own name, which
 compiled kernels implement per dispatch key, and under ``<name>_reference``, which only the
 plain-PyTorch reference implements. Wrappers call the object; it picks the second when the user
-forces the reference through ``ANYBEV_OPS``. An operator with a Triton kernel, one source for several
-devices, is there a third time, under ``<name>_triton``, for whoever forces that.
+forces the reference through ``ANYBEV_OPS``. An operator with a Triton kernel, one source for
+several devices, is there a third time, under ``<name>_triton``, for whoever forces that.
 """
 
 import functools
@@ -23,7 +23,7 @@ NAMESPACE = "anybev"
 _LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA", "npu": "PrivateUse1"}
 _AUTOCAST_DEVICES = ("cpu", "cuda")
-_NPU_AUTOCAST = torch._C.DispatchKey.AutocastPrivateUse1
+_NPU_AUTOCAST = torch._C.DispatchKey.AutocastPrivateUse1  # type: ignore[attr-defined] # not in stubs
 _EVERY_AUTOCAST = (
     torch._C.DispatchKeySet(_NPU_AUTOCAST)
     | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
@@ -115,8 +115,8 @@ class Contract:
         if choice == "triton" and not self.triton:
             others = ", ".join(sorted({c.public for c in CONTRACTS.values() if c.triton}))
             raise ValueError(
-                f"ANYBEV_OPS: {self.public} must be reference, for there is no Triton kernel of it, "
-                f"got triton; operators that have one: {others}"
+                f"ANYBEV_OPS: {self.public} must be reference, for it has no Triton kernel, got "
+                f"triton; operators that have one: {others}"
             )
         return choice
 
