@@ -49,6 +49,7 @@ KERNELS = {
     "npu_subm_sparse_conv3d_grad_v2": ("SubmSparseConv3dGradV2", [0, 1, 2, 3]),
     "npu_subm_sparse_conv3d_v3": ("SubmSparseConv3dV3", [0, 1, 2, 3, 4, 5]),
     "point_to_voxel": ("PointToVoxel", [0]),
+    "voxel_to_point": ("VoxelToPoint", [0]),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anybev.device.npu import limits
-from anybev.device.npu.adapters import vendor
+from anybev.device.npu.adapters import vendor, vendor_kernels
 from anybev.device.ops.scatter_points import decode_keys, linear_keys
 
 
@@ -38,7 +38,7 @@ def scatter_points(
     owner = owner.repeat_interleave(counts, output_size=len(index))
     point2voxel = torch.full_like(coords[:, 0], -1, dtype=torch.int32)
     point2voxel[index[order.long()]] = owner
-    packed = torch.stack([key >> 19, (key >> 8) & 0x7FF, key & 0xFF], 1)
+    packed = vendor_kernels().voxel_to_point(key, [], [], "XYZ").contiguous()
     values = features.float()[index].contiguous()
     reduced, _ = vendor().dynamic_scatter(values, packed, reduce)
     return reduced, decode_keys(voxels.long(), low, extents).to(coords.dtype), point2voxel, counts

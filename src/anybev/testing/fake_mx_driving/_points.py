@@ -24,7 +24,7 @@ def point_to_voxel(points: Tensor, sizes: list[float], bounds: list[float], layo
 
 def voxel_to_point(voxels: Tensor, sizes: list[float], bounds: list[float], layout: str) -> Tensor:
     """Cells of packed cells."""
-    cells = torch.stack([voxels >> 19, (voxels >> 8) & 0x7FF, voxels & 0xFF], 1).int()
+    cells = torch.stack([voxels >> 19, (voxels >> 8) & 0x7FF, voxels & 0xFF]).int().t()
     return cells if layout == "XYZ" else cells.flip(1)
 
 
