@@ -257,3 +257,12 @@ def test_the_backward_kernel_trusts_no_shape(shape: tuple[int, ...]) -> None:
     _, coords = points(4)
     with pytest.raises(ValueError, match=r"grad must be \(B, C \* Z, X, Y\)"):
         torch.ops.anybev.bev_pool_backward(torch.zeros(shape), coords, GRID, torch.float32)
+
+
+def test_cuda_waits_for_the_device_once_a_direction(device_waits: Callable[[], int]) -> None:
+    features, coords = points(60)
+    before = device_waits()
+    out = bev_pool(features.requires_grad_(), coords, BATCH, GRID)
+    assert device_waits() - before == 1
+    out.sum().backward()
+    assert device_waits() - before == 2

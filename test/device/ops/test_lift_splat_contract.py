@@ -234,3 +234,9 @@ def test_kernels_refuse_what_the_wrapper_would(native: None) -> None:
         forward(logits, rays, origins, depths, LOWER_M, CELL_SIZE_M, [16, 20])
     with pytest.raises(ValueError, match=r"grad must be \(B, C \* Z, X, Y\)"):
         torch.ops.anybev.lift_splat_backward(logits, *inputs())
+
+
+def test_cuda_never_waits_for_the_device(device_waits: Callable[[], int]) -> None:
+    before = device_waits()
+    run(*inputs())
+    assert device_waits() == before
