@@ -3,7 +3,9 @@
 ANYBEV_SIMULATE=npu python -m pytest test/npu
 """
 
+import pickle
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,15 @@ from anybev.models.bevfusion import frustum
 
 if envs.simulate() != "npu":
     collect_ignore_glob = ["*"]
+
+
+@pytest.fixture(scope="session")
+def short_root(synthetic_root: Path) -> Path:
+    """Scenes with ``short.pkl`` beside the list of all frames: six frames to train on."""
+    whole = pickle.loads((synthetic_root / "nuscenes_infos_train.pkl").read_bytes())
+    short = {**whole, "data_list": whole["data_list"][:6]}
+    (synthetic_root / "short.pkl").write_bytes(pickle.dumps(short))
+    return synthetic_root
 
 
 @pytest.fixture

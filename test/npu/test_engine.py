@@ -1,7 +1,6 @@
 """``tools/train.py`` and ``tools/test.py`` on the simulated npu: train, score, save, resume."""
 
 import json
-import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from anybev.testing.tiny_training import assert_same_training
 from anybev.testing.tolerances import tolerances
 
 EVERY_STEP = {
+    "train_dataloader__dataset__ann_file": "short.pkl",
     "train_dataloader__batch_size": "2",
     "train_dataloader__sampler__batch_size": "2",
     "train_cfg__max_epochs": "1",
@@ -42,26 +42,17 @@ def plain_configs() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def root(synthetic_root: Path) -> Path:
-    """Scenes with a list of six training samples, three steps."""
-    whole = pickle.loads((synthetic_root / "nuscenes_infos_train.pkl").read_bytes())
-    short = {**whole, "data_list": whole["data_list"][:6]}
-    (synthetic_root / "short.pkl").write_bytes(pickle.dumps(short))
-    return synthetic_root
-
-
 def options(root: Path, *, cameras: bool = False, **more: str) -> list[str]:
     make = tiny_camera_options if cameras else tiny_options
-    chosen = {"train_dataloader__dataset__ann_file": "short.pkl", **EVERY_STEP, **more}
+    chosen = {**EVERY_STEP, **more}
     return make(root, **chosen)
 
 
 @pytest.fixture(scope="module")
-def trained(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(short_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work folder of three steps and an evaluation of the lidar model."""
     work_dir = tmp_path_factory.mktemp("trained")
-    train([str(CONFIG_FILE), "--work-dir", str(work_dir), "--cfg-options", *options(root)])
+    train([str(CONFIG_FILE), "--work-dir", str(work_dir), "--cfg-options", *options(short_root)])
     return work_dir
 
 
@@ -88,9 +79,9 @@ def test_a_run_ends_with_scores_and_checkpoints(trained: Path) -> None:
     assert moments["exp_avg"].abs().sum() > 0
 
 
-def test_resuming_gives_the_same_curve(root: Path, trained: Path, tmp_path: Path) -> None:
+def test_resuming_gives_the_same_curve(short_root: Path, trained: Path, tmp_path: Path) -> None:
     arguments = ["--work-dir", str(tmp_path), "--resume", str(trained / "iter_1.pth")]
-    no_scores = options(root, train_cfg__val_begin="9")
+    no_scores = options(short_root, train_cfg__val_begin="9")
     train([str(CONFIG_FILE), *arguments, "--cfg-options", *no_scores])
     assert_same_training(trained / "iter_3.pth", tmp_path / "iter_3.pth")
     one, other = (checkpoint.read(folder / "iter_3.pth") for folder in (trained, tmp_path))
@@ -113,9 +104,9 @@ def test_the_checkpoint_detects_the_same_on_npu_and_cpu(
         assert scores == pytest.approx(expected, abs=atol), token
 
 
-def test_cameras_train_in_float16_and_are_scored(root: Path, tmp_path: Path) -> None:
+def test_cameras_train_in_float16_and_are_scored(short_root: Path, tmp_path: Path) -> None:
     arguments = [str(CAMERA_CONFIG_FILE), "--work-dir", str(tmp_path), "--amp", "--cfg-options"]
-    train([*arguments, *options(root, cameras=True, train_cfg__val_begin="9")])
+    train([*arguments, *options(short_root, cameras=True, train_cfg__val_begin="9")])
     assert facts(tmp_path)["mixed_precision"] is True
     saved = checkpoint.read(tmp_path / "iter_3.pth")
     assert saved["state"]["optimizer"]["loss_scaler"]["scale"] > 0

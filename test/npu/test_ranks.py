@@ -13,11 +13,17 @@ from anybev.engine import checkpoint
 from anybev.engine.check.operators import all_on_reference, operators_on
 from anybev.testing import npu_step, npu_worker, simnpu
 from anybev.testing.processes import TOOLS, Job
-from anybev.testing.tiny_training import HALVES, arguments
+from anybev.testing.tiny_training import arguments
 from anybev.testing.tolerances import tolerances
 
 RUNNER = Path(simnpu.__file__).parent / "__main__.py"
-ONE_EPOCH = {"train_cfg__max_epochs": "1", "param_scheduler__0__total_steps": "1"}
+THREE_STEPS = {
+    "train_dataloader__dataset__ann_file": "short.pkl",
+    "train_dataloader__batch_size": "1",
+    "train_dataloader__sampler__batch_size": "1",
+    "train_cfg__max_epochs": "1",
+    "param_scheduler__0__total_steps": "1",
+}
 
 
 @pytest.mark.usefixtures("no_float64", "one_thread")
@@ -48,16 +54,16 @@ def test_gradients_are_the_mean_of_the_ranks(tmp_path: Path) -> None:
         assert "No backend type associated with device type cpu" in each["refused"]
 
 
-def test_the_tool_trains_in_two_processes(synthetic_root: Path, tmp_path: Path) -> None:
+def test_the_tool_trains_in_two_processes(short_root: Path, tmp_path: Path) -> None:
     work_dir = tmp_path / "run"
-    chosen = arguments(synthetic_root, work_dir, more={**HALVES, **ONE_EPOCH})
+    chosen = arguments(short_root, work_dir, more=THREE_STEPS)
     command = [TOOLS / "train.py", *chosen]
     with Job(command, tmp_path / "log", ranks=2, tool=RUNNER) as job:
         assert job.finish(240) == 0, job.output()[-4000:]
     (facts,) = work_dir.glob("*/environment.json")
     assert json.loads(facts.read_text())["world_size"] == 2
     assert json.loads(facts.read_text())["backend"] == "npu"
-    saved = checkpoint.read(work_dir / "iter_4.pth")
+    saved = checkpoint.read(work_dir / "iter_2.pth")
     assert [state["backend"] for state in saved["state"]["rng"]] == ["npu", "npu"]
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
