@@ -40,7 +40,7 @@ def sparse_conv_payload(in_coords: Tensor, rows: int, geometry: Sequence[int]) -
     kind, batch_size = geometry[0], geometry[7]
     shape, out_shape = list(geometry[1:4]), list(geometry[4:7])
     kernel, stride, padding = (list(geometry[i : i + 3]) for i in (8, 11, 14))
-    coords = in_coords.contiguous()
+    coords = in_coords.clone(memory_format=torch.contiguous_format)  # outputs alias no input
     probe = coords.new_zeros((len(coords), _PROBE_CHANNELS), dtype=torch.float32)
     weight = probe.new_zeros((*kernel, _PROBE_CHANNELS, _PROBE_CHANNELS))
     header = torch.tensor([kind, *out_shape, batch_size, *kernel], dtype=torch.int32)
