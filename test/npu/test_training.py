@@ -18,7 +18,7 @@ from anybev.testing.tolerances import tolerances
 
 SNAPSHOT = Path(__file__).parent / "fallbacks.json"
 NPU, CPU = torch.device("npu", 0), torch.device("cpu")
-STEPS = 3
+STEPS = 2
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
