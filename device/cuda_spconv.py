@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _DEVICE = "cuda"
 _MASK_BITS = 32
-_DTYPES = (torch.float16, torch.float32)
+DTYPES = (torch.float16, torch.float32)
 
 
 def convolve(
@@ -57,7 +57,7 @@ def convolve(
             "ANYBEV_SPARSE_CONV=spconv: features must be on cuda, got "
             f"{features.device.type}; try without the variable"
         )
-    if features.dtype not in _DTYPES:
+    if features.dtype not in DTYPES:
         raise TypeError(
             "ANYBEV_SPARSE_CONV=spconv: features must be float16 or float32, got "
             f"{features.dtype}; try without the variable"

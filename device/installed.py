@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from anybev import envs
+from anybev.device import cuda_spconv
 from anybev.device.backend import Backend
 from anybev.device.npu import adapters
 from anybev.device.npu.limits import KernelFallbackWarning
@@ -101,6 +102,19 @@ def full_float32(backend: Backend) -> Iterator[None]:
     finally:
         for (place, name), value in zip(switches, before, strict=True):
             setattr(place, name, value)
+
+
+def refusal(backend: Backend, implementation: str, dtype: torch.dtype) -> str:
+    """Why the kernel that a user chose takes no tensors of ``dtype``, else "".
+
+    Args:
+        backend: whose kernel it is.
+        implementation: of the operator there; on CUDA ``vendor`` is spconv.
+        dtype: of floating tensors.
+    """
+    if backend.name == "cuda" and implementation == "vendor" and dtype not in cuda_spconv.DTYPES:
+        return "spconv takes float16 and float32 alone"
+    return ""
 
 
 @contextmanager

@@ -63,8 +63,16 @@ def _import_operators() -> None:
 
 
 def operator_table() -> dict[str, dict[str, str]]:
-    """``{operator: {backend: native | vendor | reference}}`` for every public operator."""
+    """``{operator: {backend: native | vendor | triton | reference}}`` for every public operator.
+
+    Raises:
+        ValueError: ``ANYBEV_OPS`` names something else.
+    """
     _import_operators()
+    known = sorted({contract.public for contract in _contract.CONTRACTS.values()})
+    for name in envs.forced_implementations():
+        if name not in known:
+            raise ValueError(f"ANYBEV_OPS: operator must be of {', '.join(known)}, got {name!r}")
     return {
         contract.public: {name: contract.implementation(name) for name in envs.BACKENDS}
         for contract in sorted(_contract.CONTRACTS.values(), key=lambda c: c.public)

@@ -170,6 +170,8 @@ class OperatorCheck:
         if case.values and needed and needed not in self.backend.capabilities:
             message = f"{self.backend.name} has no {short(dtype)}"
             return [replace(row, status=Status.SKIP, message=message)]
+        if case.values and (message := installed.refusal(self.backend, row.implementation, dtype)):
+            return [replace(row, status=Status.SKIP, message=message)]
         rows: list[Row] = []
         try:
             with nullcontext() if self.as_set else installed.full_float32(self.backend):

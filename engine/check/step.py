@@ -16,6 +16,7 @@ from anybev.engine.builder import build_detector
 from anybev.engine.check.compare import (
     AUTOCAST_GRADIENT_LIMIT,
     AUTOCAST_LOSS_LIMIT,
+    AUTOCAST_PROPOSAL_LIMIT,
     MODEL_LIMIT,
     short,
     worst_error,
@@ -147,6 +148,11 @@ def step_rows(backend: Backend, name: str) -> list[Row]:
     return [_judge(row, getattr(actual, row.name), getattr(expected, row.name)) for row in rows]
 
 
+def _autocast_limit(loss: str) -> float:
+    """Losses of a layer are those of the proposals that the heatmap's largest values choose."""
+    return AUTOCAST_PROPOSAL_LIMIT if loss.startswith("layer_") else AUTOCAST_LOSS_LIMIT
+
+
 def mixed_precision_rows(backend: Backend) -> list[Row]:
     """Losses and gradients under the backend's autocast against the CPU's in float32.
 
@@ -171,10 +177,13 @@ def mixed_precision_rows(backend: Backend) -> list[Row]:
     except Exception as error:  # whatever the device raises is the step's failure
         return [failed(rows[0], error)]
     losses, gradients = (replace(row, seconds=clock.seconds) for row in rows)
-    errors = {n: worst_error(actual.losses[n], value) for n, value in expected.losses.items()}
-    where = max(errors, key=errors.__getitem__)
+    found = [
+        (worst_error(actual.losses[name], value), _autocast_limit(name), name)
+        for name, value in expected.losses.items()
+    ]
+    error, limit, where = max(found, key=lambda entry: entry[0] / entry[1])
     return [
-        judged(losses, errors[where], AUTOCAST_LOSS_LIMIT, where),
+        judged(losses, error, limit, where),
         judged(gradients, apart, AUTOCAST_GRADIENT_LIMIT, _WHOLE),
     ]
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,53 @@ def test_a_gradient_that_is_lost_under_autocast_fails(monkeypatch: pytest.Monkey
     assert gradients.status is Status.FAIL
 
 
+@pytest.mark.parametrize(
+    ("loss", "factor", "status"),
+    [
+        ("loss_heatmap", 1.01, Status.PASS),
+        ("loss_heatmap", 1.05, Status.FAIL),
+        ("layer_-1_loss_bbox", 1.3, Status.PASS),  # another proposal, by a rounding
+        ("layer_-1_loss_bbox", 1.7, Status.FAIL),
+    ],
+)
+def test_losses_under_autocast_have_the_limits_of_what_they_choose(
+    monkeypatch: pytest.MonkeyPatch, loss: str, factor: float, status: Status
+) -> None:
+    exact = step._outcome(step._build(step.tiny_camera_cfg()), step.tiny_camera_batch())
+    near = replace(exact, losses={**exact.losses, loss: exact.losses[loss] * factor})
+    outcomes = iter([exact, near])
+    monkeypatch.setattr(step, "_outcome", lambda *_: next(outcomes))
+    losses, gradients = step.mixed_precision_rows(get_backend("cpu"))
+    assert (losses.status, gradients.status) == (status, Status.PASS)
+    assert (loss in losses.message) == (status is Status.FAIL)
+
+
+def test_one_thread_passes_under_autocast() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # rounds otherwise than two: another proposal is chosen
+    try:
+        rows = step.mixed_precision_rows(get_backend("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    assert [row.status for row in rows] == [Status.PASS, Status.PASS], rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_what_spconv_does_not_take_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setenv("ANYBEV_SPARSE_CONV", "spconv")
+    checker = OperatorCheck(replace(get_backend("cpu"), name="cuda"))
+    case = chosen_cases(["sparse_conv"])[0]
+    (row,) = checker.rows(case, dtype)
+    assert (row.status, row.implementation) == (Status.SKIP, "vendor")
+    assert row.message == "spconv takes float16 and float32 alone"
+    assert {row.status for row in checker.rows(case, torch.float16)} == {Status.FAIL}
+    monkeypatch.setenv(envs.OPS, "sparse_conv=reference")
+    checker = OperatorCheck(get_backend("cpu"))
+    assert {row.status for row in checker.rows(case, dtype)} == {Status.PASS}
+
+
 def test_a_step_that_raises_is_a_failed_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "_outcome", _raise_two)
     (row,) = step.step_rows(get_backend("cpu"), "lidar")
@@ -282,6 +330,16 @@ def test_an_unknown_operator_ends_in_one_line() -> None:
     result = _check("--ops", "sparse_cnv")
     assert result.exit_code == 1
     assert result.output.startswith("Error: check: --ops must be of bev_pool, ")
+
+
+def test_an_unknown_operator_in_the_users_choice_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(envs.OPS, "sparse_cnv=reference")
+    for arguments in (["check", "--ops", "nms_rotated"], ["env"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ANYBEV_OPS: operator must be of bev_pool, ")
 
 
 def test_an_absent_device_ends_in_one_line() -> None:
