@@ -28,6 +28,11 @@ class PairLists:
     pair_row: Tensor
     tile_ptr: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three, as operators take them."""
+        return self.pair_source, self.pair_row, self.tile_ptr
+
 
 def _none(in_coords: Tensor, rows: int, geometry: Sequence[int]) -> list[Tensor]:
     return []

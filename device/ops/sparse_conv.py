@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybev import envs
 from anybev.device import cuda_spconv
 from anybev.device.ops._checks import (
     check_dtype,
@@ -71,11 +72,12 @@ def sparse_conv(
     kind = features.device.type
     if torch.is_autocast_enabled(kind) and features.dtype != torch.float64:
         features = features.to(torch.get_autocast_dtype(kind))
-    if _CONV.implementation("cuda") == "vendor" and plan.forward_pairs.pair_source.numel():
+    wanted = envs.sparse_conv_vendor() and _CONV.implementation("cuda") == "vendor"
+    if wanted and plan.forward_pairs.pair_source.numel():
         return cuda_spconv.convolve(features, weight, plan, bias)
     scatter: Payload = []
     if torch.is_grad_enabled() and features.requires_grad and not plan.is_symmetric:
-        scatter = plan.inverse().payload
+        scatter = plan.transposed_payload
     out: Tensor = _CONV(features, weight, bias, plan.payload, scatter, len(plan.out_coords))
     return out
 

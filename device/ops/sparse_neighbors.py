@@ -87,10 +87,8 @@ class SparseNeighbors:
     @cached_property
     def table(self) -> Tensor:
         """(M, K) int32: input row that feeds output row m through offset k, or -1."""
-        pairs = self.forward_pairs
-        table: Tensor = _TABLE(
-            pairs.pair_source, pairs.pair_row, pairs.tile_ptr, len(self.out_coords), self.offsets
-        )
+        lists = self.forward_pairs.tensors
+        table: Tensor = _TABLE(*lists, len(self.out_coords), self.offsets)
         return table
 
     @cached_property
@@ -98,22 +96,20 @@ class SparseNeighbors:
         """The same pairs the other way: rows are input rows, sources are output rows."""
         if self._forward is not None:
             return self._forward.forward_pairs
-        pairs = self.forward_pairs
-        return PairLists(
-            *_TRANSPOSE(
-                pairs.pair_source,
-                pairs.pair_row,
-                pairs.tile_ptr,
-                len(self.in_coords),
-                self.offsets,
-            )
-        )
+        lists = self.forward_pairs.tensors
+        return PairLists(*_TRANSPOSE(*lists, len(self.in_coords), self.offsets))
 
     @cached_property
     def payload(self) -> list[Tensor]:
         """What a convolution reads of the plan: its pair lists, then a vendor's tensors, if any."""
-        pairs = self.forward_pairs
-        return [pairs.pair_source, pairs.pair_row, pairs.tile_ptr, *self._vendor]
+        return [*self.forward_pairs.tensors, *self._vendor]
+
+    @cached_property
+    def transposed_payload(self) -> list[Tensor]:
+        """``payload`` of ``inverse()``, without that plan: the two would keep each other alive."""
+        if self._forward is not None:
+            return self._forward.payload
+        return [*self.transposed_pairs.tensors, *turned(self._vendor)]
 
     @cached_property
     def _vendor(self) -> list[Tensor]:

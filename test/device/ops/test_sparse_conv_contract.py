@@ -1,9 +1,11 @@
 """Sparse convolution: registrations, determinism, instruction sets, odd inputs, errors."""
 
+import gc
 import os
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +50,27 @@ def run(plan: SparseNeighbors, *leaves: Tensor) -> list[Tensor]:
     out = sparse_conv(*leaves[:2], plan, *leaves[2:])
     seed = torch.sin(torch.arange(out.numel(), dtype=torch.float32)).view(out.shape)
     return [out.detach(), *torch.autograd.grad(out, leaves, seed.to(out.dtype))]
+
+
+@pytest.mark.parametrize("mode", ["subm", "strided"])
+def test_a_plan_is_freed_with_its_last_user(mode: str) -> None:
+    plan = make_plan(30, mode)
+    run(plan, *make_inputs(plan, 3, 5))
+    lists = weakref.ref(plan.forward_pairs.pair_source)
+    gc.disable()  # a cycle would hold device memory until the collector runs
+    try:
+        del plan
+        assert lists() is None
+    finally:
+        gc.enable()
+
+
+def test_payloads_backwards_are_those_of_the_inverse_plan() -> None:
+    plan = make_plan(30, "strided")
+    back = plan.inverse()
+    for one, other in ((plan, back), (back, plan)):
+        pairs = zip(one.transposed_payload, other.payload, strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.fixture
