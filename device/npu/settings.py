@@ -7,6 +7,8 @@ Also a script that imports nothing but Python's own library, for the launchers:
     eval "$(python device/npu/settings.py --shell)"
 """
 
+from __future__ import annotations  # the launchers' python3 may be older than AnyBEV's
+
 import argparse
 import os
 import sys

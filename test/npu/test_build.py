@@ -32,6 +32,12 @@ def test_a_second_build_takes_the_first_one_s(sources: Path) -> None:
     assert _build.library() != built
 
 
+def test_hosts_of_two_kinds_share_a_home(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = _build.library()
+    monkeypatch.setattr(_build.platform, "machine", lambda: "aarch64-other")
+    assert _build.library() != here
+
+
 def test_two_processes_build_once(sources: Path, tmp_path: Path) -> None:
     log = tmp_path / "calls"
     compiler = tmp_path / "counting"

@@ -1,5 +1,6 @@
 """Settings of the npu: set where nothing is, the same in Python and in a shell."""
 
+import ast
 import json
 import os
 import subprocess
@@ -49,6 +50,11 @@ def test_the_process_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
     settings.apply()
     assert {name: os.environ[name] for name in EXPECTED} == EXPECTED
+
+
+def test_an_older_python_reads_the_script() -> None:
+    ast.parse(SCRIPT.read_text(), feature_version=(3, 7))
+    assert settings.apply.__annotations__["environment"] == "MutableMapping[str, str] | None"
 
 
 def test_each_says_why_and_whence() -> None:

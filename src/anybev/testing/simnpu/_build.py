@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,9 @@ def library() -> Path:
         MachineError: no C++ compiler, it failed, or the cache cannot be written.
     """
     files = sorted(_FOLDER.iterdir())
-    key = hashlib.sha256(f"{torch.__version__} {sys.implementation.cache_tag} {_FLAGS}".encode())
+    machine = platform.machine()  # homes are shared by hosts of several kinds
+    built_for = f"{torch.__version__} {sys.implementation.cache_tag} {machine} {_FLAGS}"
+    key = hashlib.sha256(built_for.encode())
     for file in files:
         key.update(file.name.encode() + b"\0" + file.read_bytes())
     target = cache_folder() / f"simnpu-{key.hexdigest()[:16]}.so"
