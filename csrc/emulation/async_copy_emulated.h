@@ -23,8 +23,9 @@ inline std::vector<Copy>& copies_under_way() {
 }  // namespace detail
 
 inline void copy_16_async(void* shared, const void* global, bool present) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16) std::abort();
-  if (present && reinterpret_cast<uintptr_t>(global) % 16) std::abort();
+  if ((reinterpret_cast<uintptr_t>(shared) | reinterpret_cast<uintptr_t>(global)) % 16) {
+    emulation::fail("a copy of 16 bytes must go from and to multiples of 16 bytes");
+  }
   detail::copies_under_way().push_back({shared, present ? global : nullptr});
 }
 

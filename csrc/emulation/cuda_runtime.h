@@ -18,7 +18,6 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__ static
 #define __align__(n) alignas(n)
 #define __constant__ static
 
@@ -29,19 +28,19 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct int2 {
+struct alignas(8) int2 {
   int x, y;
 };
-struct int4 {
+struct alignas(16) int4 {
   int x, y, z, w;
 };
-struct uint2 {
+struct alignas(8) uint2 {
   unsigned x, y;
 };
-struct uint4 {
+struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
-struct float2 {
+struct alignas(8) float2 {
   float x, y;
 };
 struct float3 {
@@ -50,7 +49,7 @@ struct float3 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
-struct double2 {
+struct alignas(16) double2 {
   double x, y;
 };
 inline int2 make_int2(int x, int y) { return {x, y}; }
@@ -71,9 +70,20 @@ struct alignas(16) Slot {
 // Run one kernel: every thread of every block calls `body`.
 void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 void* dynamic_shared();
+// Memory that every block finds uninitialised.
+void share(void* memory, size_t bytes);
+template <class T, size_t kCount>
+struct Shared {
+  Shared() { share(numbers, sizeof numbers); }
+  T numbers[kCount];
+};
+// End the kernel: the launch throws what a thread has done that hardware does not allow.
+[[noreturn]] void fail(const char* what);
 void block_barrier();
 // Wait for the lanes of `mask`, then see what each of them gave: slots by lane.
 const Slot* exchange(unsigned mask, const void* mine, size_t bytes);
+// Lanes that took part in this thread's last exchange: those of its mask that have not ended.
+unsigned met();
 unsigned lane();
 
 inline thread_local uint3 thread_index{}, block_index{};
@@ -89,7 +99,9 @@ template <class T>
 T take(unsigned mask, T value, unsigned from, int width, bool inside) {
   static_assert(sizeof(T) <= kSlotBytes);
   const Slot* slots = exchange(mask, &value, sizeof(T));
-  return inside ? read<T>(slots, from) : value;
+  if (!inside) return value;
+  if (!(met() >> from & 1)) fail("a shuffle must read a lane that takes part in it");
+  return read<T>(slots, from);
 }
 template <class T, class Change>
 T update(T* address, Change change) {
@@ -139,7 +151,7 @@ T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
 unsigned __ballot_sync(unsigned mask, int predicate);
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) {
-  return __ballot_sync(mask, predicate) == mask;
+  return __ballot_sync(mask, predicate) == ::anybev::emulation::met();
 }
 unsigned __match_any_sync(unsigned mask, unsigned long long value);
 template <class T>
@@ -147,7 +159,7 @@ T __reduce_add_sync(unsigned mask, T value) {
   const auto* slots = ::anybev::emulation::exchange(mask, &value, sizeof(T));
   T sum = 0;
   for (unsigned lane = 0; lane < 32; ++lane) {
-    if (mask >> lane & 1) sum += ::anybev::emulation::read<T>(slots, lane);
+    if (::anybev::emulation::met() >> lane & 1) sum += ::anybev::emulation::read<T>(slots, lane);
   }
   return sum;
 }
@@ -155,7 +167,8 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
   const auto* slots = ::anybev::emulation::exchange(mask, &value, sizeof value);
   unsigned any = 0;
   for (unsigned lane = 0; lane < 32; ++lane) {
-    if (mask >> lane & 1) any |= ::anybev::emulation::read<unsigned>(slots, lane);
+    if (::anybev::emulation::met() >> lane & 1)
+      any |= ::anybev::emulation::read<unsigned>(slots, lane);
   }
   return any;
 }

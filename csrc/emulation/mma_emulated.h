@@ -65,7 +65,9 @@ inline uint32_t to_tf32(float value) {
 
 template <bool kTransposed>
 void load_matrices(uint32_t* to, const void* row) {
-  if (reinterpret_cast<uintptr_t>(row) % 16) std::abort();
+  if (reinterpret_cast<uintptr_t>(row) % 16) {
+    emulation::fail("rows of a matrix must start at multiples of 16 bytes");
+  }
   const auto* slots = emulation::exchange(0xffffffffu, &row, sizeof row);
   const unsigned lane = emulation::lane(), group = lane / 4, member = lane % 4;
   for (unsigned m = 0; m < 4; ++m) {

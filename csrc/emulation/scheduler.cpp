@@ -9,6 +9,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -18,6 +19,7 @@ namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
 constexpr unsigned kLanes = 32, kMostThreads = 1024;
+constexpr unsigned char kPoison = 0xCB;
 
 enum class State { ready, at_block_barrier, at_exchange, done };
 
@@ -28,7 +30,7 @@ struct Fiber {
   bool started = false;
   State state = State::done;
   uint3 index;
-  unsigned number = 0, mask = 0;
+  unsigned number = 0, mask = 0, met = 0;
   Slot given;
 };
 
@@ -37,6 +39,8 @@ struct Machine {
   std::vector<std::unique_ptr<Fiber>> fibers;
   std::vector<Slot> slots;  // by thread of the block
   std::vector<unsigned char> shared;
+  std::vector<std::pair<void*, size_t>> fixed;  // shared memory of a size that the kernel fixes
+  const char* fault = nullptr;
   const std::function<void()>* body = nullptr;
   Fiber* current = nullptr;
   jmp_buf scheduler;
@@ -90,10 +94,15 @@ bool release_lanes(unsigned first) {
     }
     if (!complete) continue;
     released = true;
+    unsigned met = 0;
     for (unsigned t = first; t < last; ++t) {
+      if (machine.fibers[t]->state != State::done) met |= mask & 1u << (t - first);
+    }
+    for (unsigned t = first; t < last; ++t) {
+      if (!(met >> (t - first) & 1)) continue;
       Fiber& other = *machine.fibers[t];
-      if (!(mask >> (t - first) & 1) || other.state == State::done) continue;
       machine.slots[t] = other.given;
+      other.met = met;
       other.state = State::ready;
     }
   }
@@ -118,13 +127,22 @@ bool release_block() {
   return true;
 }
 
+// The fibers stay where they wait; new ones serve the next kernel.
+[[noreturn]] void stop(const std::string& what) {
+  machine.fibers.clear();
+  machine.fault = nullptr;
+  throw std::runtime_error("emulated kernel: " + what);
+}
+
 void run_block(const std::vector<unsigned>& order) {
-  std::fill(machine.shared.begin(), machine.shared.end(), 0xCB);
+  std::fill(machine.shared.begin(), machine.shared.end(), kPoison);
+  for (const auto& [memory, bytes] : machine.fixed) std::memset(memory, kPoison, bytes);
   for (unsigned t = 0; t < machine.threads; ++t) machine.fibers[t]->state = State::ready;
   for (;;) {
     bool alive = false;
     for (const unsigned t : order) {
       if (machine.fibers[t]->state == State::ready) resume(*machine.fibers[t]);
+      if (machine.fault) stop(machine.fault);
       alive |= machine.fibers[t]->state != State::done;
     }
     if (!alive) return;
@@ -133,16 +151,21 @@ void run_block(const std::vector<unsigned>& order) {
       released |= release_lanes(first);
     }
     if (!released && !release_block()) {
-      // The fibers stay where they wait; new ones serve the next kernel.
-      machine.fibers.clear();
-      throw std::runtime_error(
-          "emulated kernel: every thread must reach the same barrier, got threads that wait for "
-          "ones that never come");
+      stop(
+          "every thread must reach the same barrier, got threads that wait for ones that never "
+          "come");
     }
   }
 }
 
-void prepare(dim3 block, size_t shared_bytes) {
+void prepare(dim3 grid, dim3 block, size_t shared_bytes) {
+  if (grid.x > 0x7fffffffu || grid.y > 0xffffu || grid.z > 0xffffu || block.z > 64) {
+    throw std::runtime_error(
+        "emulated kernel: a grid must have below 2^31 x 2^16 x 2^16 blocks, of a depth up to 64, "
+        "got " +
+        std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " + std::to_string(grid.z) +
+        " of depth " + std::to_string(block.z));
+  }
   machine.threads = block.x * block.y * block.z;
   if (machine.threads == 0 || machine.threads > kMostThreads || shared_bytes > 227 * 1024) {
     throw std::runtime_error(
@@ -174,7 +197,7 @@ void run(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>
   static std::recursive_mutex one_at_a_time;  // calls of other threads wait
   const std::lock_guard<std::recursive_mutex> lock(one_at_a_time);
   if (machine.body) throw std::runtime_error("emulated kernel: a kernel must not start another");
-  prepare(block, shared_bytes);
+  prepare(grid, block, shared_bytes);
   block_size = block, grid_size = grid;
   machine.body = &body;
   std::vector<unsigned> order(machine.threads);
@@ -201,12 +224,25 @@ void* dynamic_shared() {
   return reinterpret_cast<void*>((address + 15) / 16 * 16);
 }
 
+void share(void* memory, size_t bytes) {
+  std::memset(memory, kPoison, bytes);
+  machine.fixed.emplace_back(memory, bytes);
+}
+
+void fail(const char* what) {
+  machine.fault = what;
+  for (;;) wait(State::done);
+}
+
+unsigned met() { return machine.current->met; }
+
 void block_barrier() { wait(State::at_block_barrier); }
 
 unsigned lane() { return machine.current->number % kLanes; }
 
 const Slot* exchange(unsigned mask, const void* mine, size_t bytes) {
   Fiber& fiber = *machine.current;
+  if (!(mask >> lane() & 1)) fail("the mask of a warp's call must name the lane that calls");
   fiber.mask = mask;
   std::memcpy(fiber.given.bytes, mine, bytes);
   wait(State::at_exchange);
@@ -225,7 +261,8 @@ unsigned __ballot_sync(unsigned mask, int predicate) {
   const auto* slots = anybev::emulation::exchange(mask, &predicate, sizeof predicate);
   unsigned votes = 0;
   for (unsigned lane = 0; lane < 32; ++lane) {
-    if (mask >> lane & 1 && anybev::emulation::read<int>(slots, lane)) votes |= 1u << lane;
+    if (anybev::emulation::met() >> lane & 1 && anybev::emulation::read<int>(slots, lane))
+      votes |= 1u << lane;
   }
   return votes;
 }
@@ -234,7 +271,8 @@ unsigned __match_any_sync(unsigned mask, unsigned long long value) {
   const auto* slots = anybev::emulation::exchange(mask, &value, sizeof value);
   unsigned same = 0;
   for (unsigned lane = 0; lane < 32; ++lane) {
-    if (mask >> lane & 1 && anybev::emulation::read<unsigned long long>(slots, lane) == value) {
+    if (anybev::emulation::met() >> lane & 1 &&
+        anybev::emulation::read<unsigned long long>(slots, lane) == value) {
       same |= 1u << lane;
     }
   }

@@ -68,6 +68,31 @@ __global__ void reads_before_writing(unsigned* out) {
   out[0] = value[0];
 }
 
+__global__ void reads_fixed_memory(unsigned* out) {
+  ANYBEV_SHARED(unsigned, value, 2);
+  out[blockIdx.x] = value[0];
+  value[0] = 1;
+}
+
+__global__ void votes_after_an_end(int* out) {
+  if (threadIdx.x < 8) return;
+  const unsigned votes = __ballot_sync(kFullWarp, 1);
+  const int all = __all_sync(kFullWarp, 1);
+  out[threadIdx.x - 8] = static_cast<int>(votes >> 1) * all;
+}
+
+__global__ void shuffles_from(int source, unsigned mask) {
+  if (threadIdx.x < 16) __shfl_sync(mask, 1, source);
+}
+
+__global__ void loads_a_vector(const float* from, float* out) {
+  out[0] = reinterpret_cast<const float4*>(from)->y;
+}
+
+__global__ void shifts_by(int bits, unsigned* out) { out[0] = 1u << bits; }
+
+__global__ void does_nothing() {}
+
 void print(const int* values, int count) {
   for (int i = 0; i < count; ++i) std::printf("%d ", values[i]);
   std::printf("\n");
@@ -93,6 +118,27 @@ int main(int, char** arguments) {
       launch(heap, half_waits, 1, 32, 0);
     } else if (probe == "poison") {
       launch(heap, reads_before_writing, 1, 1, 4, reinterpret_cast<unsigned*>(out));
+      print(out, 1);
+    } else if (probe == "fixed poison") {
+      launch(heap, reads_fixed_memory, 2, 1, 0, reinterpret_cast<unsigned*>(out));
+      print(out, 2);
+    } else if (probe == "ended lanes") {
+      launch(heap, votes_after_an_end, 1, 32, 0, out);
+      print(out, 24);
+    } else if (probe == "absent lane") {
+      launch(heap, shuffles_from, 1, 32, 0, 20, 0x0000ffffu);
+    } else if (probe == "wrong mask") {
+      launch(heap, shuffles_from, 1, 32, 0, 0, 0xffff0000u);
+    } else if (probe == "high grid") {
+      launch(heap, does_nothing, dim3(1, 65536), 1, 0);
+    } else if (probe == "aligned load" || probe == "misaligned load") {
+      const int first = probe == "aligned load" ? 0 : 1;
+      auto* numbers = static_cast<float*>(heap.allocate(64));
+      numbers[first + 1] = 7;
+      launch(heap, loads_a_vector, 1, 1, 0, numbers + first, numbers + 8);
+      std::printf("%d", static_cast<int>(numbers[8]));
+    } else if (probe == "shift" || probe == "wide shift") {
+      launch(heap, shifts_by, 1, 1, 0, probe == "shift" ? 3 : 32, reinterpret_cast<unsigned*>(out));
       print(out, 1);
     } else if (probe == "algorithms") {
       const unsigned keys[] = {5, 1, 5, 4, 1};

@@ -21,7 +21,8 @@ def probe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("emulation") / "probe"
     sources = [Path(__file__).parent / "cuda_emulation_probe.cu"]
     sources.append(ROOT / "csrc/emulation/scheduler.cpp")
-    flags = ["-std=c++20", "-O1", "-U_FORTIFY_SOURCE", f"-I{ROOT / 'csrc/emulation'}"]
+    flags = ["-std=c++20", "-O1", "-U_FORTIFY_SOURCE", *cuda_emulation.CHECKS]
+    flags.append(f"-I{ROOT / 'csrc/emulation'}")
     command = [compiler, *flags, f"-I{ROOT / 'csrc'}", "-x", "c++", *map(str, sources)]
     subprocess.run([*command, "-o", str(program)], check=True)
     return program
@@ -67,6 +68,39 @@ def test_a_barrier_that_some_never_reach_is_an_error(probe: Path) -> None:
 
 def test_shared_memory_starts_with_no_zeros(probe: Path) -> None:
     assert int(run(probe, "poison")) % 2**32 == 0xCBCBCBCB
+
+
+def test_shared_memory_of_a_fixed_size_starts_so_in_every_block(probe: Path) -> None:
+    found = run(probe, "fixed poison").split()
+    assert [int(n) % 2**32 for n in found] == [0xCBCBCBCB] * 2
+
+
+def test_threads_that_have_ended_have_no_vote(probe: Path) -> None:
+    votes = {int(n) % 2**32 for n in run(probe, "ended lanes").split()}
+    assert votes == {0xFFFFFF00 >> 1}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("absent lane", "a shuffle must read a lane that takes part"),
+        ("wrong mask", "must name the lane that calls"),
+        ("high grid", "below 2^31 x 2^16 x 2^16 blocks, of a depth up to 64, got 1 x 65536 x 1"),
+    ],
+)
+def test_what_hardware_does_not_allow_is_an_error(probe: Path, mistake: str, message: str) -> None:
+    assert message in run(probe, mistake)
+
+
+@pytest.mark.parametrize(
+    ("sound", "found", "mistake"),
+    [("aligned load", "7", "misaligned load"), ("shift", "8", "wide shift")],
+)
+def test_what_the_processor_forgives_stops_the_program(
+    probe: Path, sound: str, found: str, mistake: str
+) -> None:
+    assert run(probe, sound) == found
+    assert subprocess.run([probe, mistake], capture_output=True, timeout=60).returncode < 0
 
 
 def test_sorts_are_stable_and_scans_start_where_they_say(probe: Path) -> None:

@@ -8,9 +8,9 @@
 
 namespace anybev::cuda {
 
-// out[i] = in[0] + ... + in[i - 1]; in and out may be the same.
-template <class In, class Out>
-void exclusive_sum(Context& context, const In* in, Out* out, int64_t count) {
+// out[i] = in[0] + ... + in[i - 1], summed as T; in and out may be the same.
+template <class T>
+void exclusive_sum(Context& context, const T* in, T* out, int64_t count) {
   if (count == 0) return;
   size_t bytes = 0;
   check(cub::DeviceScan::ExclusiveSum(nullptr, bytes, in, out, count, context.stream), "scan");
@@ -18,9 +18,9 @@ void exclusive_sum(Context& context, const In* in, Out* out, int64_t count) {
   check(cub::DeviceScan::ExclusiveSum(scratch, bytes, in, out, count, context.stream), "scan");
 }
 
-// out[i] = in[0] + ... + in[i]; in and out may be the same.
-template <class In, class Out>
-void inclusive_sum(Context& context, const In* in, Out* out, int64_t count) {
+// out[i] = in[0] + ... + in[i], likewise.
+template <class T>
+void inclusive_sum(Context& context, const T* in, T* out, int64_t count) {
   if (count == 0) return;
   size_t bytes = 0;
   check(cub::DeviceScan::InclusiveSum(nullptr, bytes, in, out, count, context.stream), "scan");

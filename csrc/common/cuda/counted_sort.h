@@ -29,7 +29,7 @@ __device__ inline Share share_of(int64_t count) {
 template <int kThreadsOfBlock>
 __global__ void __launch_bounds__(kThreadsOfBlock)
     count_digits(const uint32_t* keys, const uint32_t* count, int shift, uint32_t* counts) {
-  __shared__ uint32_t own[kDigits];
+  ANYBEV_SHARED(uint32_t, own, kDigits);
   for (int d = threadIdx.x; d < kDigits; d += kThreadsOfBlock) own[d] = 0;
   __syncthreads();
   const Share share = share_of(*count);
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreadsOfBlock)
 template <int kThreadsOfBlock>
 __global__ void __launch_bounds__(kThreadsOfBlock)
     move_pairs(Pairs from, const uint32_t* count, int shift, const uint32_t* places, Pairs to) {
-  __shared__ uint32_t next[kDigits];
+  ANYBEV_SHARED(uint32_t, next, kDigits);
   for (int d = threadIdx.x; d < kDigits; d += kThreadsOfBlock) {
     next[d] = places[static_cast<int64_t>(d) * gridDim.x + blockIdx.x];
   }

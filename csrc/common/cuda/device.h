@@ -49,11 +49,16 @@ __device__ inline int64_t item_stride() { return static_cast<int64_t>(gridDim.x)
 
 }  // namespace anybev::cuda
 
-// Dynamic shared memory of a block, 16-byte aligned.
+// Shared memory of a block, uninitialised: an array of `count`, and one whose size the launch
+// gives, 16-byte aligned.
 #ifdef ANYBEV_EMULATION
+#define ANYBEV_SHARED(Type, name, count)                           \
+  static ::anybev::emulation::Shared<Type, (count)> anybev_##name; \
+  Type(&name)[count] = anybev_##name.numbers
 #define ANYBEV_DYNAMIC_SHARED(Type, name) \
   Type* name = static_cast<Type*>(::anybev::emulation::dynamic_shared())
 #else
+#define ANYBEV_SHARED(Type, name, count) __shared__ Type name[count]
 #define ANYBEV_DYNAMIC_SHARED(Type, name)                          \
   extern __shared__ __align__(16) unsigned char anybev_dynamic_[]; \
   Type* name = reinterpret_cast<Type*>(anybev_dynamic_)

@@ -20,7 +20,7 @@ template <class T>
 __global__ void __launch_bounds__(kBlock)
     compare_boxes(const RotatedBox<T>* box, int64_t boxes, int64_t first, int64_t words,
                   T iou_threshold, const Word* suppressed, Word* suppresses) {
-  __shared__ RotatedBox<T> others[kBlock];
+  ANYBEV_SHARED(RotatedBox<T>, others, kBlock);
   const int lane = threadIdx.x;
   const int64_t own_word = first / kBlock + blockIdx.y, word = own_word + blockIdx.x;
   if (word >= words) return;
@@ -45,7 +45,8 @@ __global__ void __launch_bounds__(kBlock)
 __global__ void __launch_bounds__(kWalkThreads)
     keep_greedily(const Word* suppresses, int64_t boxes, int64_t first, int64_t last, int64_t words,
                   const int64_t* order, Word* suppressed, int64_t* kept, int64_t* count) {
-  __shared__ Word among[kBlock], chosen;
+  ANYBEV_SHARED(Word, among, kBlock);
+  ANYBEV_SHARED(Word, chosen, 1);
   const int thread = threadIdx.x;
   int64_t before = *count;
   for (int64_t begin = first; begin < last; begin += kBlock) {
@@ -60,10 +61,10 @@ __global__ void __launch_bounds__(kWalkThreads)
         keep |= Word{1} << i;
         gone |= among[i];
       }
-      chosen = keep;
+      chosen[0] = keep;
     }
     __syncthreads();
-    const Word keep = chosen;
+    const Word keep = chosen[0];
     if (thread < kBlock && keep >> thread & 1) {
       const int rank = __popcll(keep & ((Word{1} << thread) - 1));
       kept[before + rank] = order[begin + thread];

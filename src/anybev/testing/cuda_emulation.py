@@ -32,6 +32,10 @@ _FLAGS = [
     "-fno-strict-aliasing",
 ]
 _FLAGS += ["-Wno-unused-parameter", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
+# What the processor forgives and a GPU does not stops the program: a vector loaded from an odd
+# address, a shift by a word's width.
+CHECKS = ("-fsanitize=alignment,shift-exponent", "-fsanitize-undefined-trap-on-error")
+_FLAGS += CHECKS
 _FLAGS += ["-U_FORTIFY_SOURCE"]  # its longjmp check takes another fiber's stack for damage
 
 

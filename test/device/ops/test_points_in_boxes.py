@@ -34,7 +34,9 @@ def scene(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("points", "boxes"), [(300, 23), (1, 1), (0, 4), (4, 0), (0, 0)])
+@pytest.mark.parametrize(
+    ("points", "boxes"), [(300, 23), (20, 333), (1, 1), (0, 4), (4, 0), (0, 0)]
+)
 def test_against_the_loop(implementation: str, dtype: torch.dtype, points: int, boxes: int) -> None:
     inputs = scene(points, boxes, dtype)
     actual = points_in_boxes(*inputs)
