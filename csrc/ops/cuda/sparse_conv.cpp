@@ -6,6 +6,10 @@
 #include "ops/cuda/binding.h"
 #include "ops/cuda/sparse_conv_kernel.h"
 
+#if __has_include(<torch/headeronly/version.h>)
+#include <torch/headeronly/version.h>
+#endif
+
 namespace anybev::cuda {
 namespace {
 
@@ -51,9 +55,17 @@ Tensor aligned_rows(const Tensor& rows) {
 }
 
 // float32 is multiplied as torch multiplies float32 matrices on CUDA: exactly unless the user has
-// allowed TF32 (torch.backends.cuda.matmul.allow_tf32, torch.set_float32_matmul_precision).
+// allowed TF32 (torch.backends.cuda.matmul, torch.set_float32_matmul_precision).
 Product product_of(at::ScalarType type) {
-  const bool tf32 = type == at::kFloat && at::globalContext().allowTF32CuBLAS();
+  if (type != at::kFloat) return Product::exact;
+#if TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= 13)
+  // The older question is refused where the user has answered the newer one.
+  const bool tf32 =
+      at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
+      at::Float32Precision::TF32;
+#else
+  const bool tf32 = at::globalContext().allowTF32CuBLAS();
+#endif
   return tf32 ? Product::tf32 : Product::exact;
 }
 

@@ -79,6 +79,23 @@ def test_kernels_of_many_taps(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatc
         close(got, wanted, dtype)
 
 
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_the_newer_setting_of_a_precision_is_followed(precision: str, emulated: bool) -> None:
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this torch has the older setting alone")
+    plan, before = make_plan(20), matmul.fp32_precision
+    features, weight, bias = make_inputs(plan, 8, 8)
+    exact = sparse_conv(features.double(), weight.double(), plan, bias.double())
+    try:
+        matmul.fp32_precision = precision
+        out = sparse_conv(features, weight, plan, bias)
+    finally:
+        matmul.fp32_precision = before
+    rounds = emulated and precision == "tf32"
+    assert ((out - exact).abs().max() > 1e-4) == rounds
+
+
 @pytest.mark.usefixtures("tf32")
 @pytest.mark.parametrize(("cin", "cout"), [(5, 16), (24, 40), (64, 128)])
 def test_tf32_rounds_the_factors_where_the_user_allows_it(
