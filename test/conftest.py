@@ -34,6 +34,14 @@ def default_scope() -> Iterator[None]:
     DefaultScope._instance_dict.update(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def plain_configs() -> Iterator[None]:
+    """Runs write their configs as they are: to format one takes longer than most trainings here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
+        yield
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder of real sample data; the test skips where it is missing."""

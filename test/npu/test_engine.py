@@ -1,7 +1,6 @@
 """``tools/train.py`` and ``tools/test.py`` on the simulated npu: train, score, save, resume."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,6 @@ EVERY_STEP = {
     "default_hooks__checkpoint__interval": "1",
     "default_hooks__checkpoint__max_keep_ckpts": "9",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain_configs() -> Iterator[None]:
-    """Configs are written as they are: formatting one takes longer than its training here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("yapf.yapflib.yapf_api.FormatCode", lambda text, **_: (text, True))
-        yield
 
 
 def options(root: Path, *, cameras: bool = False, **more: str) -> list[str]:

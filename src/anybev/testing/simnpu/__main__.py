@@ -1,4 +1,7 @@
-"""``python -m anybev.testing.simnpu SCRIPT ARGS``: a script in a process with simulated npus."""
+"""``python -m anybev.testing.simnpu SCRIPT ARGS``: a script in a process with simulated npus.
+
+Without a script it only compiles the device, where that was not done before.
+"""
 
 import runpy
 import sys
@@ -8,9 +11,9 @@ from anybev.testing import simnpu
 
 def main() -> None:
     """Activate, then run the script as if it had been started by itself."""
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m anybev.testing.simnpu SCRIPT [ARGUMENT ...]")
     simnpu.activate()
+    if len(sys.argv) < 2:
+        return
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
