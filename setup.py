@@ -201,6 +201,9 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Extension) -> None:
         compiler = os.environ.get("CXX") or shutil.which("g++") or "c++"
         folder = Path(self.build_temp) / "kernels" / ext.name.rpartition(".")[2]
+        if any(source.endswith(".cu") for source in ext.sources):
+            # Objects of other architectures stay apart.
+            folder /= "-".join(cuda_architectures())
         folder.mkdir(parents=True, exist_ok=True)
 
         def compile_one(source: str) -> str:
