@@ -181,9 +181,9 @@ def mixed_precision_rows(backend: Backend) -> list[Row]:
         (worst_error(actual.losses[name], value), _autocast_limit(name), name)
         for name, value in expected.losses.items()
     ]
-    error, limit, where = max(found, key=lambda entry: entry[0] / entry[1])
+    worst, limit, where = max(found, key=lambda entry: entry[0] / entry[1])
     return [
-        judged(losses, error, limit, where),
+        judged(losses, worst, limit, where),
         judged(gradients, apart, AUTOCAST_GRADIENT_LIMIT, _WHOLE),
     ]
 
