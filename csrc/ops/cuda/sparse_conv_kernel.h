@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common/cuda/context.h"
+#include "common/cuda/numbers.h"
 
 namespace anybev::cuda {
 
@@ -22,18 +23,6 @@ struct SparsePairs {
 
 // How two numbers are multiplied on a device that can do it more than one way.
 enum class Product { exact, tf32 };
-
-// The type that sums of T have.
-template <class T>
-struct SumOf {
-  using type = float;
-};
-template <>
-struct SumOf<double> {
-  using type = double;
-};
-template <class T>
-using Sum = typename SumOf<T>::type;
 
 // Rows of features and gradients start at multiples of 16 bytes: `channels` is a multiple of this.
 template <class T>

@@ -6,6 +6,7 @@
 
 #include "common/cuda/device.h"
 #include "common/cuda/mma.h"
+#include "common/cuda/numbers.h"
 #include "ops/cuda/sparse_conv_kernel.h"
 
 namespace anybev::cuda {
@@ -17,13 +18,6 @@ template <class T, int kCount>
 struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Numbers {
   T x[kCount];
 };
-
-__device__ __forceinline__ float multiply_add(float a, float b, float c) {
-  return __fmaf_rn(a, b, c);
-}
-__device__ __forceinline__ double multiply_add(double a, double b, double c) {
-  return __fma_rn(a, b, c);
-}
 
 // A lane's share of (16 kSlabs x kInner) @ (kInner x kColumns) on tensor cores; the matrices are
 // rows of shared memory with `stride` numbers from one to the next. The left one is stored as it is
