@@ -66,10 +66,15 @@ def build(folder: Path | None = None) -> Path:
     library = folder / "_C_cuda_emulated.so"
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        prelude = _precompile(compiler, flags, common, folder)
+
+        def compile_one(source: Path) -> Path:
+            binding = source.match("ops/cuda/*.cpp")
+            extra = ["-include", str(prelude)] if binding else []
+            return _compile([compiler, *flags, *extra], source, common, folder)
+
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
-            objects = list(
-                pool.map(lambda s: _compile(compiler, flags, s, common, folder), sources)
-            )
+            objects = list(pool.map(compile_one, sources))
         if any(o.stat().st_mtime > _built_at(library) for o in objects):
             link = [compiler, "-shared", *map(str, objects), "-o", str(library)]
             link += [f"-L{torch_root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
@@ -88,14 +93,25 @@ def _built_at(library: Path) -> float:
     return library.stat().st_mtime if library.exists() else 0.0
 
 
-def _compile(compiler: str, flags: Sequence[str], source: Path, common: str, folder: Path) -> Path:
+def _precompile(compiler: str, flags: Sequence[str], common: str, folder: Path) -> Path:
+    """The header that holds what every binding includes: torch's are most of a binding's time."""
+    header = folder / "prelude.h"
+    made, stamp = folder / "prelude.h.gch", folder / "prelude.sha256"
+    if not (made.exists() and stamp.exists() and stamp.read_text() == common):
+        header.write_text('#include "ops/cuda/binding.h"\n#include <ATen/Dispatch.h>\n')
+        command = [compiler, *flags, "-x", "c++-header", str(header), "-o", str(made)]
+        subprocess.run(command, check=True)
+        stamp.write_text(common)
+    return header
+
+
+def _compile(command: Sequence[str], source: Path, common: str, folder: Path) -> Path:
     """The object file of a source, compiled anew when the source or any header has changed."""
     target = folder / f"{source.name}.o"
     stamp = target.with_suffix(".sha256")
-    digest = _digest([common], [source])
+    digest = _digest([common, *command], [source])
     if not (target.exists() and stamp.exists() and stamp.read_text() == digest):
-        command = [compiler, *flags, "-x", "c++", "-c", str(source), "-o", str(target)]
-        subprocess.run(command, check=True)
+        subprocess.run([*command, "-x", "c++", "-c", str(source), "-o", str(target)], check=True)
         stamp.write_text(digest)
     return target
 
