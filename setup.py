@@ -93,13 +93,14 @@ def cuda_home() -> Path:
 def wants_cuda(torch_is_cuda: bool) -> bool:
     """Whether the CUDA kernels are built: with a CUDA torch, or when ANYBEV_BUILD_CUDA says so."""
     asked = os.environ.get("ANYBEV_BUILD_CUDA", "").strip() or "auto"
-    if asked not in ("0", "1", "auto"):
-        sys.exit(f"ANYBEV_BUILD_CUDA must be 0, 1 or auto, got {asked!r}")
+    if asked not in ("0", "1", "only", "auto"):
+        sys.exit(f"ANYBEV_BUILD_CUDA must be 0, 1, only or auto, got {asked!r}")
     if asked == "0" or (asked == "auto" and not torch_is_cuda):
         return False
     if nvcc() is None:
-        if asked == "1":
-            sys.exit("ANYBEV_BUILD_CUDA=1: nvcc must be on PATH or in CUDA_HOME/bin, got neither")
+        if asked != "auto":
+            place = "on PATH or in CUDA_HOME/bin"
+            sys.exit(f"ANYBEV_BUILD_CUDA={asked}: nvcc must be {place}, got neither")
         print("anybev: no nvcc; CUDA kernels are left out", file=sys.stderr)
         return False
     return True
@@ -131,6 +132,8 @@ def extensions() -> list[Extension]:
     found = [
         Extension("anybev._C", files, library_dirs=folders, libraries=libraries, **common),
     ]
+    if os.environ.get("ANYBEV_BUILD_CUDA", "").strip() == "only":
+        found.clear()
     if wants_cuda(torch.version.cuda is not None):
         home = cuda_home()
         common["include_dirs"] = [*common["include_dirs"], str(home / "include")]

@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 compile() {
   export MAX_JOBS=${MAX_JOBS:-$(nproc)}
   if command -v nvcc >/dev/null; then
-    ANYBEV_BUILD_CUDA=1 ANYBEV_CUDA_ARCHS=${ANYBEV_CUDA_ARCHS:-90} \
+    ANYBEV_BUILD_CUDA=only ANYBEV_CUDA_ARCHS=${ANYBEV_CUDA_ARCHS:-90} \
       python setup.py -q build_ext --inplace
   fi
   python -m anybev.testing.cuda_emulation >"$work/emulation"

@@ -15,8 +15,8 @@
 | ``ANYBEV_MX_DRIVING_WHEEL`` | a wheel of mx_driving, or its unpacked folder, whose Python layer
   tests run | none |
 | ``ANYBEV_BUILD`` | ``0``: install without compiled kernels (read by setup.py) | ``1`` |
-| ``ANYBEV_BUILD_CUDA`` | ``1``: CUDA kernels also without a CUDA torch, ``0``: never (read by
-  setup.py) | with a CUDA torch and nvcc |
+| ``ANYBEV_BUILD_CUDA`` | ``1``: CUDA kernels also without a CUDA torch, ``only``: nothing else,
+  ``0``: never (read by setup.py) | with a CUDA torch and nvcc |
 | ``ANYBEV_CUDA_ARCHS`` | architectures of the CUDA kernels (read by setup.py) | ``80;90;100`` |
 | ``ANYBEV_NATIVE_LIBRARY`` | compiled operators to load in place of the package's | none |
 | ``ANYBEV_EMULATION_SEED`` | order of threads in emulated CUDA kernels (read by csrc/emulation)
